@@ -1,0 +1,20 @@
+//! A STUN and TURN relay server.
+//!
+//! The house has few rooms and data flows one way; `docs/architecture.md` draws the picture.
+//! Imports go strictly downward: `wire` knows nothing of ours, `proto` knows `wire`, the rooms
+//! behind the `server` feature know `proto`, and only [`server`] sees every room.
+
+#[cfg(feature = "server")]
+pub mod auth;
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod net;
+#[cfg(feature = "server")]
+pub mod ops;
+pub mod proto;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod wire;
