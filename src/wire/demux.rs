@@ -1,0 +1,114 @@
+//! Telling protocols apart by their first byte, and cutting a byte stream into messages.
+
+use super::types::{HEADER_LEN, MAGIC_COOKIE};
+use super::{channel::ChannelData, padded};
+
+/// What the first byte of a datagram, or of a message in a stream, says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// 0 to 3.
+    Stun,
+    /// 20 to 63: a TLS or DTLS record.
+    Tls,
+    /// 64 to 79.
+    ChannelData,
+    /// Anything else: dropped.
+    Other,
+}
+
+/// Tells protocols apart (RFC 7983 section 7, RFC 8656 section 12).
+pub const fn classify(first_byte: u8) -> Kind {
+    match first_byte {
+        0..=3 => Kind::Stun,
+        20..=63 => Kind::Tls,
+        64..=79 => Kind::ChannelData,
+        _ => Kind::Other,
+    }
+}
+
+/// The longest frame there can be: a STUN message with 65,532 bytes of attributes.
+pub const MAX_FRAME: usize = HEADER_LEN + 0xFFFC;
+
+/// One complete message at the start of a stream's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Length of the message without padding: what to hand on.
+    pub len: usize,
+    /// Length with padding: where the next message starts.
+    pub padded_len: usize,
+}
+
+/// Why a stream can never become messages again. The connection is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// The first byte is neither STUN's nor ChannelData's.
+    Kind,
+    /// STUN without the magic cookie.
+    Cookie,
+    /// A STUN length that is not a multiple of 4.
+    Length,
+    /// Longer than this framer allows.
+    TooLong,
+}
+
+/// Cuts a byte stream into STUN and ChannelData messages (RFC 8489 section 6.2.2, RFC 8656
+/// section 12.5).
+///
+/// It holds no bytes: it looks at those that the connection has buffered, and says how many of
+/// them are the next message. However the bytes arrive, the frames are the same; what can never
+/// become a message is refused on the first byte that says so.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamFramer {
+    max: usize,
+}
+
+impl StreamFramer {
+    /// A framer that refuses messages longer than `max` bytes, padding included.
+    pub const fn new(max: usize) -> Self {
+        Self { max }
+    }
+
+    /// The first message of `buf`, or `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// See [`FrameError`].
+    pub fn next(&self, buf: &[u8]) -> Result<Option<Frame>, FrameError> {
+        let Some(&first) = buf.first() else {
+            return Ok(None);
+        };
+        let kind = classify(first);
+        if !matches!(kind, Kind::Stun | Kind::ChannelData) {
+            return Err(FrameError::Kind);
+        }
+        let Some(&[_, _, l0, l1]) = buf.first_chunk() else {
+            return Ok(None);
+        };
+        let body = usize::from(u16::from_be_bytes([l0, l1]));
+        let len = if kind == Kind::Stun {
+            if !body.is_multiple_of(4) {
+                return Err(FrameError::Length);
+            }
+            // As much of the cookie as has come.
+            let cookie = &buf[4..buf.len().min(8)];
+            if !MAGIC_COOKIE.to_be_bytes().starts_with(cookie) {
+                return Err(FrameError::Cookie);
+            }
+            HEADER_LEN + body
+        } else {
+            ChannelData::HEADER_LEN + body
+        };
+        // RFC 8656 section 12.5: in a stream the padding is there, and not in the length.
+        let padded_len = padded(len);
+        if padded_len > self.max {
+            return Err(FrameError::TooLong);
+        }
+        Ok((buf.len() >= padded_len).then_some(Frame { len, padded_len }))
+    }
+}
+
+impl Default for StreamFramer {
+    /// Takes every message there can be.
+    fn default() -> Self {
+        Self::new(MAX_FRAME)
+    }
+}
