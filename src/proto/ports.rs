@@ -1,1 +1,423 @@
-//! (to be written)
+//! Relayed transport addresses: which ports are free, which are leased, which are live.
+//!
+//! One bitmap for each relay address, shared by all shards: hashing clients to shards is uneven,
+//! so slices of the range would run dry early. A port belongs to a [`PortLease`] and comes back
+//! when the lease is dropped, on every path. Free ports are chosen uniformly at random (RFC 6056,
+//! RFC 8656 section 7.2), also when only a few are left: a guess is as good as any other.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+
+use rand_core::Rng;
+
+use super::types::Family;
+
+/// Ports below this are never relayed from (RFC 8656 section 7.2).
+const FIRST_ALLOWED_PORT: u16 = 1024;
+/// Even ports are the even bits of a word, since every word starts at an even port.
+const EVEN: u64 = 0x5555_5555_5555_5555;
+/// Blind tries before the free ports are counted.
+const PROBES: usize = 4;
+/// Tries to take the chosen one of the free ports while other threads take ports too.
+const ROUNDS: usize = 16;
+
+/// What a lease needs to be.
+#[derive(Clone, Copy)]
+enum Shape {
+    Any,
+    Even,
+    /// An even port and the one above it.
+    Pair,
+}
+
+impl Shape {
+    /// The bits of a word of taken ports at which a lease of this shape can start.
+    fn starts(self, taken: u64) -> u64 {
+        let free = !taken;
+        match self {
+            Self::Any => free,
+            Self::Even => free & EVEN,
+            Self::Pair => free & (free >> 1) & EVEN,
+        }
+    }
+
+    fn bits(self, bit: u32) -> u64 {
+        match self {
+            Self::Any | Self::Even => 1 << bit,
+            Self::Pair => 0b11 << bit,
+        }
+    }
+}
+
+/// The ports of one relay address.
+#[derive(Debug)]
+struct Pool {
+    local: IpAddr,
+    public: IpAddr,
+    /// One bit a port, set while leased; bits of ports outside the range are always set.
+    taken: Box<[AtomicU64]>,
+    /// One bit a port, set while an allocation answers on it.
+    live: Box<[AtomicU64]>,
+    in_use: AtomicU32,
+    live_count: AtomicU32,
+}
+
+/// Names a port of a pool.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    pool: usize,
+    /// Bit of the pool's bitmap.
+    bit: u32,
+}
+
+/// A live relayed transport address of this server, by both of its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnRelay {
+    /// What its socket is bound to.
+    pub local: SocketAddr,
+    /// What the world sees.
+    pub public: SocketAddr,
+}
+
+/// All relay addresses of the server and the state of their ports.
+#[derive(Debug)]
+pub struct RelayAddresses {
+    pools: Vec<Pool>,
+    /// The pools of each family, as indices: IPv4, then IPv6.
+    families: [Vec<usize>; 2],
+    /// Local and public addresses with their pool, sorted.
+    by_ip: Vec<(IpAddr, usize)>,
+    /// The port of bit 0: a multiple of 64.
+    base: u16,
+    first: u16,
+    last: u16,
+}
+
+impl RelayAddresses {
+    /// Relay addresses as pairs of the local address to bind and the public address to tell, and
+    /// the ports to use on each.
+    ///
+    /// Ports below 1024 are left out. A pair whose local or public address was named before is
+    /// ignored: two sockets must never be known to the world by one transport address (RFC 8656
+    /// section 6).
+    pub fn new(addresses: Vec<(IpAddr, IpAddr)>, ports: RangeInclusive<u16>) -> Arc<Self> {
+        let first = (*ports.start()).max(FIRST_ALLOWED_PORT);
+        let last = *ports.end();
+        let base = first & !63;
+        let words = if first <= last {
+            (usize::from(last) - usize::from(base)) / 64 + 1
+        } else {
+            0
+        };
+        let mut new = Self {
+            pools: Vec::new(),
+            families: [Vec::new(), Vec::new()],
+            by_ip: Vec::new(),
+            base,
+            first,
+            last,
+        };
+        for (local, public) in addresses {
+            let (local, public) = (local.to_canonical(), public.to_canonical());
+            let named = |ip| new.by_ip.iter().any(|(known, _)| *known == ip);
+            if named(local) || named(public) || Family::of(&local) != Family::of(&public) {
+                continue;
+            }
+            let index = new.pools.len();
+            new.families[Family::of(&local).index()].push(index);
+            new.by_ip.push((local, index));
+            if public != local {
+                new.by_ip.push((public, index));
+            }
+            let outside = |word: usize| {
+                let port = |bit: usize| usize::from(base) + word * 64 + bit;
+                (0..64)
+                    .filter(|&bit| !(usize::from(first)..=usize::from(last)).contains(&port(bit)))
+                    .fold(0_u64, |mask, bit| mask | 1 << bit)
+            };
+            new.pools.push(Pool {
+                local,
+                public,
+                taken: (0..words)
+                    .map(|word| AtomicU64::new(outside(word)))
+                    .collect(),
+                live: (0..words).map(|_| AtomicU64::new(0)).collect(),
+                in_use: AtomicU32::new(0),
+                live_count: AtomicU32::new(0),
+            });
+        }
+        new.by_ip.sort_unstable();
+        Arc::new(new)
+    }
+
+    /// Whether there is a relay address of a family (else 440, RFC 8656 section 7.2).
+    pub fn has_family(&self, family: Family) -> bool {
+        !self.families[family.index()].is_empty()
+    }
+
+    /// How many ports there are, free or not, over all addresses.
+    pub fn capacity(&self) -> usize {
+        self.pools.len() * self.ports_each()
+    }
+
+    /// How many ports of one family there are, free or not.
+    pub fn capacity_of(&self, family: Family) -> usize {
+        self.families[family.index()].len() * self.ports_each()
+    }
+
+    fn ports_each(&self) -> usize {
+        (usize::from(self.last) + 1).saturating_sub(usize::from(self.first))
+    }
+
+    /// How many ports are leased.
+    pub fn in_use(&self) -> usize {
+        let used = |pool: &Pool| pool.in_use.load(Relaxed) as usize;
+        self.pools.iter().map(used).sum()
+    }
+
+    /// Leases a free port of a family, an even one if `even`. `None` when there is none (508).
+    ///
+    /// A port that the kernel then refuses to bind (another process has it) is best kept leased
+    /// until another one was found, so that it is not chosen again.
+    pub fn lease(
+        self: &Arc<Self>,
+        family: Family,
+        even: bool,
+        rng: &mut impl Rng,
+    ) -> Option<PortLease> {
+        let shape = if even { Shape::Even } else { Shape::Any };
+        let slot = self.take(family, shape, rng)?;
+        Some(self.guard(slot))
+    }
+
+    /// Leases an even port and the next higher one (EVEN-PORT with R=1, RFC 8656 section 7.2).
+    /// Both stay leased until their own lease is dropped.
+    pub fn lease_pair(
+        self: &Arc<Self>,
+        family: Family,
+        rng: &mut impl Rng,
+    ) -> Option<(PortLease, PortLease)> {
+        let even = self.take(family, Shape::Pair, rng)?;
+        let odd = Slot {
+            bit: even.bit + 1,
+            ..even
+        };
+        Some((self.guard(even), self.guard(odd)))
+    }
+
+    fn guard(self: &Arc<Self>, slot: Slot) -> PortLease {
+        self.pools[slot.pool].in_use.fetch_add(1, Relaxed);
+        PortLease {
+            addresses: Arc::clone(self),
+            slot,
+        }
+    }
+
+    /// The live relayed transport address that an address names, be it by its public or by its
+    /// local name. Leased ports that no allocation answers on yet are not live.
+    #[inline]
+    pub fn live(&self, addr: SocketAddr) -> Option<OwnRelay> {
+        let pool = &self.pools[self.pool_of(addr.ip())?];
+        let bit = self.bit(addr.port())?;
+        let live = pool.live[word_of(bit)].load(Acquire) & 1 << (bit % 64) != 0;
+        live.then(|| OwnRelay {
+            local: SocketAddr::new(pool.local, addr.port()),
+            public: SocketAddr::new(pool.public, addr.port()),
+        })
+    }
+
+    /// How the world knows the live relay socket bound to `local`; `None` when that is not the
+    /// local address of a live one. Tells the receiver of a datagram that never left this host
+    /// who its peer is.
+    #[inline]
+    pub fn to_public(&self, local: SocketAddr) -> Option<SocketAddr> {
+        self.live(local)
+            .filter(|own| own.local == local)
+            .map(|own| own.public)
+    }
+
+    /// Whether an IP is one of the relay addresses, by its local or its public name.
+    pub fn is_own_ip(&self, ip: IpAddr) -> bool {
+        self.pool_of(ip).is_some()
+    }
+
+    /// Whether an allocation answers on any port of this IP.
+    pub fn any_live(&self, ip: IpAddr) -> bool {
+        self.pool_of(ip)
+            .is_some_and(|pool| self.pools[pool].live_count.load(Acquire) > 0)
+    }
+
+    /// The relay addresses as (local, public).
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+        self.pools.iter().map(|pool| (pool.local, pool.public))
+    }
+
+    fn pool_of(&self, ip: IpAddr) -> Option<usize> {
+        let found = self.by_ip.binary_search_by_key(&ip, |entry| entry.0).ok()?;
+        Some(self.by_ip[found].1)
+    }
+
+    fn bit(&self, port: u16) -> Option<u32> {
+        (self.first..=self.last)
+            .contains(&port)
+            .then(|| u32::from(port - self.base))
+    }
+
+    /// Takes the bits of one lease, chosen uniformly among all possible ones of a family.
+    fn take(&self, family: Family, shape: Shape, rng: &mut impl Rng) -> Option<Slot> {
+        let pools = &self.families[family.index()];
+        let ports = self.ports_each() as u64;
+        if pools.is_empty() || ports == 0 {
+            return None;
+        }
+        // Rejecting a draw that is taken (or odd) leaves the others equally likely.
+        for _ in 0..PROBES {
+            let draw = below(rng, pools.len() as u64 * ports);
+            let port = u64::from(self.first) + draw % ports;
+            let slot = Slot {
+                pool: pools[(draw / ports) as usize],
+                bit: (port - u64::from(self.base)) as u32,
+            };
+            let word = &self.pools[slot.pool].taken[word_of(slot.bit)];
+            let bit = slot.bit % 64;
+            if shape.starts(word.load(Relaxed)) & 1 << bit != 0 && claim(word, shape.bits(bit)) {
+                return Some(slot);
+            }
+        }
+        // The range is crowded: number the possible leases and draw one of the numbers.
+        let words = || {
+            pools.iter().flat_map(|&pool| {
+                let taken = self.pools[pool].taken.iter().enumerate();
+                taken.map(move |(index, word)| (pool, index, word))
+            })
+        };
+        for _ in 0..ROUNDS {
+            let count = |word: &AtomicU64| shape.starts(word.load(Relaxed)).count_ones();
+            let free: u64 = words().map(|(_, _, word)| u64::from(count(word))).sum();
+            if free == 0 {
+                return None;
+            }
+            let mut draw = below(rng, free);
+            for (pool, index, word) in words() {
+                let starts = shape.starts(word.load(Relaxed));
+                if draw >= u64::from(starts.count_ones()) {
+                    draw -= u64::from(starts.count_ones());
+                    continue;
+                }
+                let bit = nth_set(starts, draw as u32);
+                if claim(word, shape.bits(bit)) {
+                    return Some(Slot {
+                        pool,
+                        bit: index as u32 * 64 + bit,
+                    });
+                }
+                break;
+            }
+        }
+        // Lost every race: take whatever is free, rather than to claim that nothing is.
+        words().find_map(|(pool, index, word)| {
+            loop {
+                let starts = shape.starts(word.load(Relaxed));
+                if starts == 0 {
+                    return None;
+                }
+                let bit = starts.trailing_zeros();
+                if claim(word, shape.bits(bit)) {
+                    return Some(Slot {
+                        pool,
+                        bit: index as u32 * 64 + bit,
+                    });
+                }
+            }
+        })
+    }
+
+    fn address(&self, ip: IpAddr, slot: Slot) -> SocketAddr {
+        // Bits exist only for ports up to 65535, and only bits inside the range are ever leased.
+        SocketAddr::new(ip, self.base + slot.bit as u16)
+    }
+}
+
+fn word_of(bit: u32) -> usize {
+    bit as usize / 64
+}
+
+/// Sets all of `bits`, or none when one of them is set already.
+fn claim(word: &AtomicU64, bits: u64) -> bool {
+    word.fetch_update(AcqRel, Relaxed, |taken| {
+        (taken & bits == 0).then_some(taken | bits)
+    })
+    .is_ok()
+}
+
+/// The position of the `n`th set bit, counted from 0.
+fn nth_set(mut bits: u64, n: u32) -> u32 {
+    for _ in 0..n {
+        bits &= bits - 1;
+    }
+    bits.trailing_zeros()
+}
+
+/// A number below `bound`, each equally likely.
+fn below(rng: &mut impl Rng, bound: u64) -> u64 {
+    // Draws from the last, incomplete stretch of the 64-bit range would favour small numbers.
+    let zone = u64::MAX - u64::MAX % bound;
+    loop {
+        let draw = rng.next_u64();
+        if draw < zone {
+            return draw % bound;
+        }
+    }
+}
+
+/// A port of a relay address, leased until dropped.
+#[derive(Debug)]
+pub struct PortLease {
+    addresses: Arc<RelayAddresses>,
+    slot: Slot,
+}
+
+impl PortLease {
+    /// What to bind.
+    pub fn local(&self) -> SocketAddr {
+        self.addresses.address(self.pool().local, self.slot)
+    }
+
+    /// What to tell the client.
+    pub fn public(&self) -> SocketAddr {
+        self.addresses.address(self.pool().public, self.slot)
+    }
+
+    /// Says whether an allocation answers on this port now. Only then do other allocations of
+    /// this server reach it in spite of the peer gate's built-in list. Dropping the lease ends it.
+    pub fn set_live(&self, live: bool) {
+        let word = &self.pool().live[word_of(self.slot.bit)];
+        let bit = 1 << (self.slot.bit % 64);
+        if live {
+            if word.fetch_or(bit, AcqRel) & bit == 0 {
+                self.pool().live_count.fetch_add(1, Release);
+            }
+        } else if word.fetch_and(!bit, AcqRel) & bit != 0 {
+            self.pool().live_count.fetch_sub(1, Release);
+        }
+    }
+
+    fn pool(&self) -> &Pool {
+        &self.addresses.pools[self.slot.pool]
+    }
+}
+
+impl Drop for PortLease {
+    fn drop(&mut self) {
+        // Dead before free: the next holder of the port starts as a stranger.
+        self.set_live(false);
+        let bit = 1 << (self.slot.bit % 64);
+        self.pool().taken[word_of(self.slot.bit)].fetch_and(!bit, AcqRel);
+        self.pool().in_use.fetch_sub(1, Relaxed);
+    }
+}
