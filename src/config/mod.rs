@@ -4,8 +4,37 @@
 //! file, line, column, the reason and the fix. What it returns is plain data and consistent.
 //! Precedence: file, then environment, then flags; see [`Overrides`].
 
+mod addresses;
+mod credentials;
+mod keys;
+mod load;
+mod machine;
+mod mask;
+mod overrides;
+mod problem;
+mod reader;
+mod relay;
 mod secret;
+mod sections;
 mod settings;
 
+pub use keys::Applies;
+pub use load::{load, load_file};
+pub use machine::Machine;
+pub use overrides::{
+    ENV_LOG_LEVEL, ENV_NONCE_KEY, ENV_PUBLIC_ADDRESS, ENV_REALM, ENV_SECRETS, ENV_USERS, Flags,
+    Overrides,
+};
+pub use problem::{Brief, Errors};
 pub use secret::{REDACTED, Secret, SecretKey};
 pub use settings::*;
+
+/// Why a file could not be read, without the operating system's error number.
+fn io_reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".into(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".into(),
+        std::io::ErrorKind::IsADirectory => "it is a directory".into(),
+        _ => error.to_string(),
+    }
+}

@@ -227,15 +227,15 @@ pub struct Limits {
     /// The same from one source address, default 256. At the cap the oldest one of that source
     /// is closed and the newcomer served.
     pub unauthenticated_connections_per_source: u32,
-    /// How long a new connection may stay silent. Default 5 s.
+    /// How long a new connection may stay silent: 1 to 3600 s, default 5 s.
     pub first_byte_timeout: Duration,
-    /// How long a connection may last without a request that carries valid credentials.
-    /// Default 15 s.
+    /// How long a connection may last without a request that carries valid credentials:
+    /// 1 to 3600 s, default 15 s.
     pub authentication_timeout: Duration,
-    /// Seconds of an allocation whose request names none: at least 600 unless `max_lifetime` is
-    /// lower. Default 600 (RFC 8656 section 3.2).
+    /// Seconds of an allocation whose request names none, and the least that is granted: 1 to
+    /// `max_lifetime`. Default 600 (RFC 8656 section 3.2) or `max_lifetime`, if that is lower.
     pub default_lifetime: u32,
-    /// The longest lifetime that is granted, in seconds: 60 to 86400, default 3600
+    /// The longest lifetime that is granted, in seconds: 1 to 86400, default 3600
     /// (RFC 8656 section 7.2).
     pub max_lifetime: u32,
 }
