@@ -14,9 +14,12 @@ mod overrides;
 mod problem;
 mod reader;
 mod relay;
+mod reload;
+mod render;
 mod secret;
 mod sections;
 mod settings;
+mod warnings;
 
 pub use keys::Applies;
 pub use load::{load, load_file};
@@ -26,8 +29,11 @@ pub use overrides::{
     Overrides,
 };
 pub use problem::{Brief, Errors};
+pub use reload::{Change, adopt, diff};
+pub use render::effective;
 pub use secret::{REDACTED, Secret, SecretKey};
 pub use settings::*;
+pub use warnings::{Warning, file_warning, warnings};
 
 /// Why a file could not be read, without the operating system's error number.
 fn io_reason(error: &std::io::Error) -> String {

@@ -1,0 +1,107 @@
+//! What a reload changes: the differences between two configurations, and which of them can be
+//! taken over while the server runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::keys::Applies;
+use super::render::{Entry, entries};
+use super::secret::REDACTED;
+use super::settings::{Auth, Limits, Relay, Settings};
+
+/// One changed setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key, for example `limits.max_lifetime`, `auth.users.alice` or
+    /// `listener udp 0.0.0.0:3478`.
+    pub key: String,
+    /// The old value, secrets redacted; `None` when there was none.
+    pub old: Option<String>,
+    /// The new value, secrets redacted; `None` when it is gone.
+    pub new: Option<String>,
+    /// When the change takes effect.
+    pub applies: Applies,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.key)?;
+        let show = |value: &str| match value {
+            "" => "not set".into(),
+            value => String::from(value),
+        };
+        match (&self.old, &self.new) {
+            (None, _) => f.write_str("added")?,
+            (_, None) => f.write_str("removed")?,
+            (Some(_), Some(new)) if new.contains(REDACTED) => f.write_str("changed")?,
+            (Some(old), Some(new)) => write!(f, "{} -> {}", show(old), show(new))?,
+        }
+        match self.applies {
+            Applies::Live => Ok(()),
+            Applies::Restart => f.write_str(" (needs a restart)"),
+        }
+    }
+}
+
+/// Everything that differs, in the order of the file; what was removed comes last.
+pub fn diff(old: &Settings, new: &Settings) -> Vec<Change> {
+    let mut before: BTreeMap<String, Entry> = entries(old)
+        .into_iter()
+        .map(|entry| (entry.key.clone(), entry))
+        .collect();
+    let mut changes = Vec::new();
+    for entry in entries(new) {
+        let old = before.remove(&entry.key);
+        if old.as_ref().is_some_and(|old| old.exact == entry.exact) {
+            continue;
+        }
+        changes.push(Change {
+            key: entry.key,
+            old: old.map(|old| old.shown),
+            new: Some(entry.shown),
+            applies: entry.applies,
+        });
+    }
+    changes.extend(before.into_values().map(|entry| Change {
+        key: entry.key,
+        old: Some(entry.shown),
+        new: None,
+        applies: entry.applies,
+    }));
+    changes
+}
+
+/// The running settings with everything taken over from `new` that applies live: what a server
+/// acts on after a reload, while the rest waits for a restart.
+pub fn adopt(running: &Settings, new: &Settings) -> Settings {
+    Settings {
+        realm: running.realm.clone(),
+        listeners: running.listeners.clone(),
+        relay: Relay {
+            default_family: new.relay.default_family,
+            ..running.relay.clone()
+        },
+        auth: Auth {
+            nonce_key: running.auth.nonce_key.clone(),
+            nonce_lifetime: running.auth.nonce_lifetime,
+            ..new.auth.clone()
+        },
+        limits: Limits {
+            unauthenticated_connections: running.limits.unauthenticated_connections,
+            unauthenticated_connections_per_source: running
+                .limits
+                .unauthenticated_connections_per_source,
+            first_byte_timeout: running.limits.first_byte_timeout,
+            authentication_timeout: running.limits.authentication_timeout,
+            ..new.limits.clone()
+        },
+        peers: new.peers.clone(),
+        log: super::settings::Log {
+            level: new.log.level,
+            format: running.log.format,
+        },
+        ops: running.ops,
+        runtime: running.runtime,
+        drain: new.drain.clone(),
+    }
+}
