@@ -10,16 +10,29 @@
 //!
 //! Once a batch suffices for 3 and 4. The relayed path allocates nothing and copies no payload.
 
+mod allocation;
+mod answer;
 pub mod audit;
+mod authenticate;
 pub mod bucket;
 pub mod budget;
 pub mod counters;
 pub mod credentials;
+mod data;
 pub mod gate;
 pub mod nonce;
+mod peers;
+mod policy;
 pub mod ports;
 pub mod quota;
+mod registry;
+mod relay;
+mod requests;
+mod slab;
 mod types;
 pub mod wheel;
 
+pub use peers::{CHANNEL_LIFETIME, PERMISSION_LIFETIME};
+pub use policy::{DefaultFamily, Limits, Policy, Shared};
+pub use relay::{REPLY_BUFFER, RESERVATION_LIFETIME, Relay};
 pub use types::*;

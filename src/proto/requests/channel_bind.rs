@@ -1,0 +1,63 @@
+//! ChannelBind: RFC 8656 section 12.2.
+
+use super::{Answer, Request};
+use crate::proto::answer::{Refusal, finish};
+use crate::proto::relay::Relay;
+use crate::proto::types::Mono;
+use crate::wire::{Builder, CHANNELS, Class, ErrorCode};
+
+impl Relay {
+    pub(super) fn channel_bind(
+        &mut self,
+        now: Mono,
+        request: &Request<'_>,
+        reply: &mut [u8],
+    ) -> Result<Answer, Refusal> {
+        let key = self.owned(request)?;
+        // RFC 8656 section 12.2: both attributes, and a number that may be bound, or 400.
+        let (Some(number), Some(peer)) = (request.attrs.channel_number()?, request.attrs.peer()?)
+        else {
+            return Err(ErrorCode::BAD_REQUEST.into());
+        };
+        if !CHANNELS.contains(&number) {
+            return Err(ErrorCode::BAD_REQUEST.into());
+        }
+        let Some(allocation) = self.registry.live(key) else {
+            return Err(ErrorCode::ALLOCATION_MISMATCH.into());
+        };
+        // Same number for another peer, or same peer under another number: 400.
+        if allocation.peers.check_bind(now, number, peer).is_err() {
+            return Err(ErrorCode::BAD_REQUEST.into());
+        }
+        self.check_family(now, key, peer)?;
+        let verdict = self.policy.gate.judge(peer, &self.shared.relays);
+        let reach = self.reach(request, peer, verdict)?;
+        let seeds = self.registry.seeds().clone();
+        let limits = &self.policy.limits;
+        let (channels, permissions) = (
+            limits.channels_per_allocation,
+            limits.permissions_per_allocation,
+        );
+        let Some(allocation) = self.registry.live_mut(key) else {
+            return Err(ErrorCode::ALLOCATION_MISMATCH.into());
+        };
+        let peers = &mut allocation.peers;
+        if !peers.room_for_channel(now, number, channels)
+            || !peers.room_for_permissions(now, &[peer.ip()], permissions)
+        {
+            return Err(ErrorCode::INSUFFICIENT_CAPACITY.into());
+        }
+        let new = peers.bind(now, number, peer, reach, &seeds);
+        allocation.peers_seen = allocation.peers_seen.saturating_add(u32::from(new));
+        let message = &request.message;
+        let builder = Builder::new(
+            reply,
+            Class::Success,
+            message.method(),
+            message.transaction_id(),
+        );
+        finish(builder, Some(&request.protection))
+            .map(Answer::Success)
+            .map_err(|_| ErrorCode::SERVER_ERROR.into())
+    }
+}
