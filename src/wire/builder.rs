@@ -215,10 +215,10 @@ impl<'b> Builder<'b> {
         self.attribute(attr::CHANGE_REQUEST, &[0, 0, 0, flags])
     }
 
-    /// Appends RESPONSE-PORT (RFC 5780 section 7.5).
+    /// Appends RESPONSE-PORT: 16 bits and the padding of every attribute (RFC 5780
+    /// section 7.5).
     pub fn response_port(&mut self, port: u16) -> &mut Self {
-        let [high, low] = port.to_be_bytes();
-        self.attribute(attr::RESPONSE_PORT, &[high, low, 0, 0])
+        self.attribute(attr::RESPONSE_PORT, &port.to_be_bytes())
     }
 
     /// Appends PADDING of `len` zero bytes (RFC 5780 section 7.6).
