@@ -1,1 +1,15 @@
-//! (to be written)
+//! Where credentials come from: users listed in the configuration, and time-limited credentials
+//! made from a shared secret. Both at once, looked up through one [`CredentialStore`].
+//!
+//! A store is an immutable snapshot. Nothing here reads a file or a clock.
+
+mod mint;
+mod opaque;
+mod rest;
+mod static_users;
+mod store;
+
+pub use mint::mint;
+pub use opaque::{OpaqueError, opaque_string};
+pub use rest::RestOptions;
+pub use store::{CredentialStore, StoreError};

@@ -1,16 +1,15 @@
 //! Nonces without a table: the server recognises its own by a MAC.
 //!
 //! A NONCE is 32 characters: the cookie `obMatJos2` and the security features of RFC 8489 section
-//! 9.2, then base64 of the low 16 bits of the time of issue and a MAC of 96 bits. The MAC covers
+//! 9.2, then base64 of the low 18 bits of the time of issue and a MAC of 96 bits. The MAC covers
 //! the full time, the client's address and port, and the features: a nonce whose cookie was
 //! stripped or altered on the way (a bid-down attack) is none of ours. Whoever has the key
-//! recognises the nonce, after a restart and on a sibling server too.
+//! recognises the nonce, after a restart and on a sibling server too. Each character counts: the
+//! nonce is the longest part of the answer that anybody can provoke.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -21,12 +20,15 @@ const COOKIE: &[u8; 9] = b"obMatJos2";
 const FEATURES_END: usize = COOKIE.len() + 4;
 /// Characters of a nonce.
 pub const NONCE_LEN: usize = 32;
-const MAC_LEN: usize = 12;
-const TOKEN_LEN: usize = 2 + MAC_LEN;
+const MAC_BITS: u32 = 96;
+const TIME_BITS: u32 = 18;
+const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
+/// The characters of base64 (RFC 4648 section 4).
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 /// How far the clock of a sibling server may be ahead, in seconds.
 const SKEW: u64 = 5;
-/// The time travels as 16 bits; what is older than this could not be told from what is newer.
-const MAX_LIFETIME: u64 = 60_000;
+/// The time travels as 18 bits: what is three days old could not be told from what is new.
+const MAX_LIFETIME: u64 = 200_000;
 
 /// The key of the MAC.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -56,16 +58,14 @@ pub struct Features {
 
 impl Features {
     /// The 24-bit set; bit 0 is the leftmost one.
-    fn to_bytes(self) -> [u8; 3] {
-        let bit_0 = u8::from(self.password_algorithms) << 7;
-        let bit_1 = u8::from(self.username_anonymity) << 6;
-        [bit_0 | bit_1, 0, 0]
+    fn to_bits(self) -> u32 {
+        u32::from(self.password_algorithms) << 23 | u32::from(self.username_anonymity) << 22
     }
 
-    fn from_bytes(set: [u8; 3]) -> Self {
+    fn from_bits(set: u32) -> Self {
         Self {
-            password_algorithms: set[0] & 0x80 != 0,
-            username_anonymity: set[0] & 0x40 != 0,
+            password_algorithms: set & 1 << 23 != 0,
+            username_anonymity: set & 1 << 22 != 0,
         }
     }
 }
@@ -111,7 +111,7 @@ impl fmt::Debug for Nonces {
 
 impl Nonces {
     /// Nonces valid for `lifetime_secs` seconds. RFC 8656 section 5 wants no more than 3,600;
-    /// values over 60,000 are taken as that, 0 as 1.
+    /// values over 200,000 are taken as that, 0 as 1.
     pub fn new(key: NonceKey, lifetime_secs: u64) -> Self {
         Self {
             mac: Hmac::new_from_slice(&key.0).expect("HMAC takes keys of any length"),
@@ -121,14 +121,12 @@ impl Nonces {
 
     /// A nonce for `client`, issued at the Unix time `unix` (seconds).
     pub fn issue(&self, unix: u64, client: SocketAddr, features: Features) -> Nonce {
-        let set = features.to_bytes();
-        let mut token = [0; TOKEN_LEN];
-        token[..2].copy_from_slice(&(unix as u16).to_be_bytes());
-        token[2..].copy_from_slice(&self.tag(unix, client, set));
+        let set = features.to_bits();
+        let token = u128::from(unix & TIME_MASK) << MAC_BITS | self.tag(unix, client, set);
         let mut nonce = [0; NONCE_LEN];
         nonce[..COOKIE.len()].copy_from_slice(COOKIE);
-        encode(&set, &mut nonce[COOKIE.len()..FEATURES_END]);
-        encode(&token, &mut nonce[FEATURES_END..]);
+        encode(set.into(), &mut nonce[COOKIE.len()..FEATURES_END]);
+        encode(token, &mut nonce[FEATURES_END..]);
         Nonce(nonce)
     }
 
@@ -143,61 +141,72 @@ impl Nonces {
 
     fn open(&self, unix: u64, client: SocketAddr, nonce: &[u8]) -> Option<()> {
         let nonce: &[u8; NONCE_LEN] = nonce.try_into().ok()?;
-        let set: [u8; 3] = decode(nonce.strip_prefix(COOKIE)?.get(..4)?)?;
-        let token: [u8; TOKEN_LEN] = decode(&nonce[FEATURES_END..])?;
-        let low = u16::from_be_bytes([token[0], token[1]]);
-        let age = (unix as u16).wrapping_sub(low);
-        let ahead = low.wrapping_sub(unix as u16);
-        let issued = if u64::from(age) < self.lifetime {
-            unix.checked_sub(u64::from(age))?
-        } else if u64::from(ahead) <= SKEW {
-            unix.checked_add(u64::from(ahead))?
+        let set = decode(nonce.strip_prefix(COOKIE)?.get(..4)?)? as u32;
+        let token = decode(&nonce[FEATURES_END..])?;
+        let low = (token >> MAC_BITS) as u64;
+        let age = unix.wrapping_sub(low) & TIME_MASK;
+        let ahead = low.wrapping_sub(unix) & TIME_MASK;
+        let issued = if age < self.lifetime {
+            unix.checked_sub(age)?
+        } else if ahead <= SKEW {
+            unix.checked_add(ahead)?
         } else {
             return None;
         };
-        let expected = self.tag(issued, client, set);
-        bool::from(expected.ct_eq(&token[2..])).then_some(())
+        let expected = self.tag(issued, client, set).to_be_bytes();
+        let presented = (token & ((1 << MAC_BITS) - 1)).to_be_bytes();
+        bool::from(expected.ct_eq(&presented)).then_some(())
     }
 
     /// The features that a nonce says it was issued with; `None` when it has no cookie. They are
     /// the server's own word only once the nonce is [`NonceState::Valid`].
     pub fn claimed_features(nonce: &[u8]) -> Option<Features> {
         let set = nonce.strip_prefix(COOKIE)?.get(..4)?;
-        decode(set).map(Features::from_bytes)
+        decode(set).map(|set| Features::from_bits(set as u32))
     }
 
-    fn tag(&self, unix: u64, client: SocketAddr, set: [u8; 3]) -> [u8; MAC_LEN] {
-        let mut mac = self.mac.clone();
-        let mut input = [0_u8; 8 + 3 + 1 + 16 + 2];
+    /// The first 96 bits of the MAC.
+    fn tag(&self, unix: u64, client: SocketAddr, set: u32) -> u128 {
+        let (family, ip) = match client.ip().to_canonical() {
+            IpAddr::V4(ip) => (4, ip.to_bits().into()),
+            IpAddr::V6(ip) => (6, ip.to_bits()),
+        };
+        let mut input = [0_u8; 8 + 4 + 1 + 16 + 2];
         input[..8].copy_from_slice(&unix.to_be_bytes());
-        input[8..11].copy_from_slice(&set);
-        match client.ip().to_canonical() {
-            IpAddr::V4(ip) => {
-                input[11] = 4;
-                input[12..16].copy_from_slice(&ip.octets());
-            }
-            IpAddr::V6(ip) => {
-                input[11] = 6;
-                input[12..28].copy_from_slice(&ip.octets());
-            }
-        }
-        input[28..].copy_from_slice(&client.port().to_be_bytes());
+        input[8..12].copy_from_slice(&set.to_be_bytes());
+        input[12] = family;
+        input[13..29].copy_from_slice(&ip.to_be_bytes());
+        input[29..].copy_from_slice(&client.port().to_be_bytes());
+        let mut mac = self.mac.clone();
         mac.update(&input);
         let full: [u8; 32] = mac.finalize().into_bytes().into();
-        let mut tag = [0; MAC_LEN];
-        tag.copy_from_slice(&full[..MAC_LEN]);
-        tag
+        let mut first = [0; 16];
+        first.copy_from_slice(&full[..16]);
+        u128::from_be_bytes(first) >> (128 - MAC_BITS)
     }
 }
 
-fn encode(bytes: &[u8], out: &mut [u8]) {
-    let written = STANDARD_NO_PAD.encode_slice(bytes, out);
-    debug_assert!(written.is_ok(), "the parts of a nonce have fixed lengths");
+/// Writes the low `6 × out.len()` bits of `value`, so that each value has exactly one text.
+fn encode(value: u128, out: &mut [u8]) {
+    for (place, out) in out.iter_mut().rev().enumerate() {
+        *out = BASE64[(value >> (6 * place)) as usize & 63];
+    }
 }
 
-/// Decodes exactly `N` bytes; only the one canonical encoding of them is accepted.
-fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    let mut out = [0; N];
-    let written = STANDARD_NO_PAD.decode_slice(text, &mut out).ok()?;
-    (written == N).then_some(out)
+/// The reverse of [`encode`], for at most 21 characters.
+fn decode(text: &[u8]) -> Option<u128> {
+    text.iter().try_fold(0, |value: u128, &character| {
+        let digit = match character {
+            b'A'..=b'Z' => character - b'A',
+            b'a'..=b'z' => character - b'a' + 26,
+            b'0'..=b'9' => character - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        Some(value << 6 | u128::from(digit))
+    })
 }
+
+#[cfg(test)]
+mod tests;
