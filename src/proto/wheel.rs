@@ -147,7 +147,7 @@ impl<T: Copy> Wheel<T> {
             word * 64 + ahead.trailing_zeros() as usize
         } else {
             // The words behind this one, then around to it again: its lower bits come last.
-            let turned = self.summary.rotate_right(word as u32 + 1 & 63);
+            let turned = self.summary.rotate_right((word as u32 + 1) & 63);
             let next = (word + 1 + turned.trailing_zeros() as usize) % WORDS;
             next * 64 + self.occupied[next].trailing_zeros() as usize
         };

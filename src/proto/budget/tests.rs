@@ -189,27 +189,6 @@ fn the_seed_decides_who_shares() {
 }
 
 #[test]
-fn threads_together_get_no_more() {
-    let budget = ReplyBudget::new(100, 10);
-    let admitted: usize = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| {
-                    (0..20_000)
-                        .filter(|_| budget.admit(Mono(0), ip("192.0.2.1"), 64))
-                        .count()
-                })
-            })
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .sum()
-    });
-    assert_eq!(admitted, 100);
-}
-
-#[test]
 fn a_clock_reading_from_the_past_is_harmless() {
     let budget = ReplyBudget::new(10, 11);
     let (early, late) = (Mono(9_000_000), Mono(9_000_000 + STRETCH_MICROS));

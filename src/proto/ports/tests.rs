@@ -261,66 +261,6 @@ fn seeds_make_different_choices() {
     assert_ne!(choices(1), choices(2));
 }
 
-#[test]
-fn threads_never_share_a_port_and_all_come_back() {
-    let addresses = pool(
-        &[("192.0.2.1", "192.0.2.1"), ("192.0.2.2", "192.0.2.2")],
-        40_000..=40_099,
-    );
-    let holders: HashMap<SocketAddr, AtomicU32> = addresses
-        .addresses()
-        .flat_map(|(ip, _)| (40_000..=40_099).map(move |port| SocketAddr::new(ip, port)))
-        .map(|addr| (addr, AtomicU32::new(0)))
-        .collect();
-    let full = AtomicU32::new(0);
-    std::thread::scope(|scope| {
-        for seed in 0..4 {
-            let (addresses, holders, full) = (&addresses, &holders, &full);
-            scope.spawn(move || {
-                let mut rng = rng(seed);
-                let mut held: Vec<PortLease> = Vec::new();
-                for step in 0..20_000_u32 {
-                    let taken: Vec<PortLease> = match step % 3 {
-                        0 => addresses
-                            .lease(Family::V4, true, &mut rng)
-                            .into_iter()
-                            .collect(),
-                        1 => addresses
-                            .lease_pair(Family::V4, &mut rng)
-                            .map_or_else(Vec::new, |(even, odd)| vec![even, odd]),
-                        _ => addresses
-                            .lease(Family::V4, false, &mut rng)
-                            .into_iter()
-                            .collect(),
-                    };
-                    if taken.is_empty() {
-                        full.fetch_add(1, Relaxed);
-                    }
-                    for lease in taken {
-                        lease.set_live(true);
-                        assert_eq!(holders[&lease.local()].fetch_add(1, Relaxed), 0);
-                        held.push(lease);
-                    }
-                    while held.len() > 45 || (held.len() > 10 && rng.next_u32() % 2 == 0) {
-                        let lease = held.swap_remove(rng.next_u32() as usize % held.len());
-                        holders[&lease.local()].fetch_sub(1, Relaxed);
-                    }
-                }
-                for lease in held {
-                    holders[&lease.local()].fetch_sub(1, Relaxed);
-                }
-            });
-        }
-    });
-    assert_eq!(addresses.in_use(), 0);
-    assert!(addresses.pools.iter().all(|pool| {
-        pool.live.iter().all(|word| word.load(Relaxed) == 0) && pool.live_count.load(Relaxed) == 0
-    }));
-    let mut rng = rng(99);
-    let all: Vec<_> = std::iter::from_fn(|| addresses.lease(Family::V4, false, &mut rng)).collect();
-    assert_eq!(all.len(), 200);
-}
-
 #[derive(Clone, Debug)]
 enum Step {
     Any,
