@@ -34,10 +34,9 @@ fn threads_never_share_a_port_and_all_come_back() {
         .flat_map(|(ip, _)| (40_000..=40_099).map(move |port| SocketAddr::new(ip, port)))
         .map(|addr| (addr, AtomicU32::new(0)))
         .collect();
-    let full = AtomicU32::new(0);
     std::thread::scope(|scope| {
         for seed in 0..4 {
-            let (addresses, holders, full) = (&addresses, &holders, &full);
+            let (addresses, holders) = (&addresses, &holders);
             scope.spawn(move || {
                 let mut rng = rng(seed);
                 let mut held: Vec<PortLease> = Vec::new();
@@ -55,9 +54,8 @@ fn threads_never_share_a_port_and_all_come_back() {
                             .into_iter()
                             .collect(),
                     };
-                    if taken.is_empty() {
-                        full.fetch_add(1, Relaxed);
-                    }
+                    // All threads together hold fewer than 190 of the 200.
+                    assert!(step % 3 != 2 || !taken.is_empty(), "a free port was missed");
                     for lease in taken {
                         lease.set_live(true);
                         assert_eq!(holders[&lease.local()].fetch_add(1, Relaxed), 0);
