@@ -170,6 +170,11 @@ impl Relay {
         self.reservations.len()
     }
 
+    /// The shard's counters, to which its driver adds what the kernel refused.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
     /// The next piece of cold work for the driver, in the order in which it has to be done.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()

@@ -1,0 +1,247 @@
+//! Steering running shards from other threads: a queue and an eventfd for each of them.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use rand_chacha::ChaCha12Rng;
+use rand_core::SeedableRng;
+
+use super::admission::Admission;
+use super::bind::{Bound, ShardSockets};
+use super::mmsg::Mmsg;
+use super::relays::{RelayOpener, Reservations};
+use super::shard::Shard;
+use super::streams::Streams;
+use super::{AuditSink, Limits, StreamLimits, sys};
+use crate::proto::ports::RelayAddresses;
+use crate::proto::{Policy, Relay};
+
+/// What a shard is told.
+pub(super) enum Command {
+    SetPolicy(Arc<Policy>),
+    Drain(Vec<SocketAddr>),
+    /// Close a connection, which had to make room for another shard's.
+    Close(u64),
+    Stop,
+}
+
+/// How a shard is reached, and what it publishes.
+pub(super) struct Mailbox {
+    queue: Mutex<Vec<Command>>,
+    wake: File,
+    pub(super) allocations: AtomicUsize,
+}
+
+impl Mailbox {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            queue: Mutex::default(),
+            wake: sys::eventfd()?.into(),
+            allocations: AtomicUsize::new(0),
+        })
+    }
+
+    pub(super) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    pub(super) fn post(&self, command: Command) {
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(command);
+        // It can only fail when the counter is full, and then the shard is awake already.
+        let _ = (&self.wake).write(&1_u64.to_ne_bytes());
+    }
+
+    /// What was posted since the last call. The eventfd is emptied before the queue, so that
+    /// nothing posted in between is overlooked.
+    pub(super) fn take(&self) -> Vec<Command> {
+        let _ = (&self.wake).read(&mut [0; 8]);
+        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The running shards. Dropping them stops them, as [`Shards::stop`] does.
+pub struct Shards {
+    mailboxes: Arc<[Mailbox]>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Bound {
+    /// Starts one thread for each shard. `make` makes the shard's core by its index; `relays`
+    /// are the ports for relayed transport addresses, the same ones that the cores know.
+    /// `audit` is called on the shards' threads and must be quick.
+    ///
+    /// A shard that panics takes the process down (abort), after saying so in the log: half a
+    /// server that hangs is worse than one that is started again.
+    ///
+    /// # Errors
+    /// When a thread, an epoll instance or random bytes are not to be had.
+    pub fn start(
+        self,
+        mut make: impl FnMut(usize) -> Relay,
+        relays: Arc<RelayAddresses>,
+        audit: AuditSink,
+    ) -> io::Result<Shards> {
+        let count = self.shards.len();
+        let mailboxes: Arc<[Mailbox]> = (0..count)
+            .map(|_| Mailbox::new())
+            .collect::<Result<_, _>>()?;
+        let limits = Limits::from(&self.streams);
+        let StreamLimits {
+            per_source, total, ..
+        } = self.streams;
+        // Unauthenticated connections never take more than a quarter of the descriptors.
+        let descriptors = usize::try_from(self.fd_limit / 4).unwrap_or(usize::MAX);
+        let common = Common {
+            admission: Arc::new(Admission::new(per_source, total.min(descriptors))),
+            limits,
+            reservations: Arc::new(Reservations::default()),
+            relays,
+            relay_buffer: self.relay_buffer,
+            mailboxes: Arc::clone(&mailboxes),
+            audit,
+        };
+        let cpus = sys::allowed_cpus();
+        let pin = self.pin && count > 1 && count <= cpus.len();
+        let (ready, started) = mpsc::channel();
+        let mut shards = Shards {
+            mailboxes,
+            threads: Vec::with_capacity(count),
+        };
+        for (index, sockets) in self.shards.into_iter().enumerate() {
+            let mut seed = [0; 32];
+            getrandom::fill(&mut seed).map_err(io::Error::other)?;
+            let relay = make(index);
+            let common = common.clone();
+            let ready = ready.clone();
+            let cpu = pin.then(|| cpus[index]);
+            let thread = thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(move || {
+                    let run = || {
+                        if let Some(cpu) = cpu {
+                            let _ = sys::pin_to(cpu);
+                        }
+                        let made = common.shard(index, sockets, relay, seed);
+                        match made {
+                            Ok(shard) => {
+                                let _ = ready.send(Ok(()));
+                                drop(ready);
+                                shard.run()
+                            }
+                            Err(error) => {
+                                let _ = ready.send(Err(error));
+                                Ok(())
+                            }
+                        }
+                    };
+                    match catch_unwind(AssertUnwindSafe(run)) {
+                        Ok(Ok(())) => return,
+                        Ok(Err(error)) => tracing::error!(shard = index, %error, "shard failed"),
+                        Err(_) => tracing::error!(shard = index, "shard panicked"),
+                    }
+                    std::process::abort();
+                })?;
+            shards.threads.push(thread);
+        }
+        drop(ready);
+        for _ in 0..count {
+            started
+                .recv()
+                .unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+        }
+        Ok(shards)
+    }
+}
+
+/// What all shards share, or have a copy of.
+#[derive(Clone)]
+struct Common {
+    admission: Arc<Admission>,
+    limits: Limits,
+    reservations: Arc<Reservations>,
+    relays: Arc<RelayAddresses>,
+    relay_buffer: usize,
+    mailboxes: Arc<[Mailbox]>,
+    audit: AuditSink,
+}
+
+impl Common {
+    fn shard(
+        self,
+        index: usize,
+        sockets: ShardSockets,
+        relay: Relay,
+        seed: [u8; 32],
+    ) -> io::Result<Shard<Mmsg>> {
+        let counters = Arc::clone(relay.counters());
+        let streams = Streams::new(index, self.admission, self.limits, counters);
+        let opener = RelayOpener::new(
+            self.relays,
+            self.reservations,
+            ChaCha12Rng::from_seed(seed),
+            self.relay_buffer,
+        );
+        let plane = Mmsg::new(sockets.udp)?;
+        let listeners = sockets.streams;
+        Shard::new(
+            index,
+            plane,
+            relay,
+            streams,
+            listeners,
+            opener,
+            self.mailboxes,
+            self.audit,
+        )
+    }
+}
+
+impl Shards {
+    /// Gives every shard a new policy. Allocations live on.
+    pub fn set_policy(&self, policy: &Arc<Policy>) {
+        self.post(|| Command::SetPolicy(Arc::clone(policy)));
+    }
+
+    /// Refuses allocations from now on: with 300 to a sibling (at most one address for each
+    /// family), or with 508 when there is none. Those that exist live on.
+    pub fn drain(&self, alternates: &[SocketAddr]) {
+        self.post(|| Command::Drain(alternates.to_vec()));
+    }
+
+    /// Number of allocations, as of each shard's last turn.
+    pub fn allocations(&self) -> usize {
+        let all = self.mailboxes.iter();
+        all.map(|mailbox| mailbox.allocations.load(Relaxed)).sum()
+    }
+
+    /// Ends all allocations, closes everything and waits for the threads.
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    fn post(&self, command: impl Fn() -> Command) {
+        for mailbox in self.mailboxes.iter() {
+            mailbox.post(command());
+        }
+    }
+}
+
+impl Drop for Shards {
+    fn drop(&mut self) {
+        self.post(|| Command::Stop);
+        for thread in self.threads.drain(..) {
+            // A shard that panics aborts the process, so there is no panic to pass on.
+            let _ = thread.join();
+        }
+    }
+}
