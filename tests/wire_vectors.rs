@@ -7,16 +7,18 @@ use turnserver::wire::{
 
 /// RFC 5769 sections 2.1 to 2.3.
 const SHORT_TERM_PASSWORD: &[u8] = b"VOkJxbRl1RmTxUk/WvJxBt";
-const SHORT_TERM_ID: TransactionId =
-    TransactionId([0xb7, 0xe7, 0xa7, 0x01, 0xbc, 0x34, 0xd6, 0x86, 0xfa, 0x87, 0xdf, 0xae]);
+const SHORT_TERM_ID: TransactionId = TransactionId([
+    0xb7, 0xe7, 0xa7, 0x01, 0xbc, 0x34, 0xd6, 0x86, 0xfa, 0x87, 0xdf, 0xae,
+]);
 
 /// RFC 5769 section 2.4 and RFC 8489 appendix B.1.
 const USERNAME: &str = "\u{30DE}\u{30C8}\u{30EA}\u{30C3}\u{30AF}\u{30B9}";
 const REALM: &[u8] = b"example.org";
 /// What SASLprep and OpaqueString make of the password of the RFCs.
 const PASSWORD: &[u8] = b"TheMatrIX";
-const LONG_TERM_ID: TransactionId =
-    TransactionId([0x78, 0xad, 0x34, 0x33, 0xc6, 0xad, 0x72, 0xc0, 0x29, 0xda, 0x41, 0x2e]);
+const LONG_TERM_ID: TransactionId = TransactionId([
+    0x78, 0xad, 0x34, 0x33, 0xc6, 0xad, 0x72, 0xc0, 0x29, 0xda, 0x41, 0x2e,
+]);
 
 /// RFC 5769 section 2.1.
 const REQUEST: &str = "
@@ -80,14 +82,25 @@ fn rfc5769_2_1_request() {
     assert_eq!(message.integrity(), Some(Integrity::Sha1));
     assert!(message.has_fingerprint());
     assert_eq!(message.claims().username, Some(&b"evtj:h6vY"[..]));
-    let attrs = message.verify(&Key::short_term(SHORT_TERM_PASSWORD)).expect("right password");
+    let attrs = message
+        .verify(&Key::short_term(SHORT_TERM_PASSWORD))
+        .expect("right password");
     assert_eq!(attrs.software(), Some(&b"STUN test client"[..]));
-    assert_eq!(attrs.get(attr::PRIORITY), Some(&[0x6e, 0x00, 0x01, 0xff][..]));
+    assert_eq!(
+        attrs.get(attr::PRIORITY),
+        Some(&[0x6e, 0x00, 0x01, 0xff][..])
+    );
     let tie_breaker = [0x93, 0x2f, 0xf9, 0xb1, 0x51, 0x26, 0x3b, 0x36];
     assert_eq!(attrs.get(attr::ICE_CONTROLLED), Some(&tie_breaker[..]));
-    assert_eq!(attrs.raw().count(), 4, "neither integrity nor fingerprint are among them");
     assert_eq!(
-        message.verify(&Key::short_term(b"VOkJxbRl1RmTxUk/WvJxBT")).err(),
+        attrs.raw().count(),
+        4,
+        "neither integrity nor fingerprint are among them"
+    );
+    assert_eq!(
+        message
+            .verify(&Key::short_term(b"VOkJxbRl1RmTxUk/WvJxBT"))
+            .err(),
         Some(IntegrityError::Mismatch)
     );
 }
@@ -96,19 +109,29 @@ fn rfc5769_2_1_request() {
 fn rfc5769_2_2_and_2_3_responses() {
     for (vector, mapped) in [
         (RESPONSE_IPV4, "192.0.2.1:32853"),
-        (RESPONSE_IPV6, "[2001:db8:1234:5678:11:2233:4455:6677]:32853"),
+        (
+            RESPONSE_IPV6,
+            "[2001:db8:1234:5678:11:2233:4455:6677]:32853",
+        ),
     ] {
         let bytes = hex(vector);
         let message = Message::parse(&bytes).expect("well-formed");
-        assert_eq!((message.class(), message.method()), (Class::Success, Method::BINDING));
-        let attrs = message.verify(&Key::short_term(SHORT_TERM_PASSWORD)).expect("right password");
+        assert_eq!(
+            (message.class(), message.method()),
+            (Class::Success, Method::BINDING)
+        );
+        let attrs = message
+            .verify(&Key::short_term(SHORT_TERM_PASSWORD))
+            .expect("right password");
         assert_eq!(attrs.software(), Some(&b"test vector"[..]));
-        assert_eq!(attrs.xor_mapped_address(), Ok(Some(mapped.parse().expect("address"))));
+        assert_eq!(
+            attrs.xor_mapped_address(),
+            Ok(Some(mapped.parse().expect("address")))
+        );
 
         // Our own encoding of the address is the vector's.
         let mut buffer = [0xFF; 64];
-        let mut builder =
-            Builder::new(&mut buffer, Class::Success, Method::BINDING, SHORT_TERM_ID);
+        let mut builder = Builder::new(&mut buffer, Class::Success, Method::BINDING, SHORT_TERM_ID);
         builder.xor_address(attr::XOR_MAPPED_ADDRESS, mapped.parse().expect("address"));
         let len = builder.finish().expect("fits");
         assert_eq!(buffer[20..len], bytes[36..36 + len - 20]);
@@ -122,7 +145,12 @@ fn padding_is_covered_as_received() {
     bytes.truncate(72);
     bytes[3] -= 8;
     assert_eq!(bytes[35], b' ', "the padding of SOFTWARE in the vector");
-    assert!(Message::parse(&bytes).expect("without FINGERPRINT").verify(&key).is_ok());
+    assert!(
+        Message::parse(&bytes)
+            .expect("without FINGERPRINT")
+            .verify(&key)
+            .is_ok()
+    );
     bytes[35] = 0;
     let message = Message::parse(&bytes).expect("well-formed");
     assert_eq!(message.verify(&key).err(), Some(IntegrityError::Mismatch));
@@ -139,8 +167,16 @@ fn rfc5769_2_4_long_term_request() {
     assert_eq!(claims.password_algorithm, None);
     let key = Key::long_term(PasswordAlgorithm::Md5, USERNAME.as_bytes(), REALM, PASSWORD);
     assert!(message.verify(&key).is_ok());
-    let sha256 = Key::long_term(PasswordAlgorithm::Sha256, USERNAME.as_bytes(), REALM, PASSWORD);
-    assert_eq!(message.verify(&sha256).err(), Some(IntegrityError::Mismatch));
+    let sha256 = Key::long_term(
+        PasswordAlgorithm::Sha256,
+        USERNAME.as_bytes(),
+        REALM,
+        PASSWORD,
+    );
+    assert_eq!(
+        message.verify(&sha256).err(),
+        Some(IntegrityError::Mismatch)
+    );
 
     let mut buffer = [0xFF; 256];
     let mut builder = Builder::new(&mut buffer, Class::Request, Method::BINDING, LONG_TERM_ID);
@@ -162,9 +198,17 @@ fn rfc8489_b_1_sha256_request() {
     let hash = userhash(USERNAME.as_bytes(), REALM);
     assert_eq!(claims.username, None);
     assert_eq!(claims.userhash, Some(&hash[..]));
-    assert_eq!(claims.password_algorithm, Some(Ok(PasswordAlgorithm::Sha256)));
+    assert_eq!(
+        claims.password_algorithm,
+        Some(Ok(PasswordAlgorithm::Sha256))
+    );
     assert!(claims.within_limits());
-    let key = Key::long_term(PasswordAlgorithm::Sha256, USERNAME.as_bytes(), REALM, PASSWORD);
+    let key = Key::long_term(
+        PasswordAlgorithm::Sha256,
+        USERNAME.as_bytes(),
+        REALM,
+        PASSWORD,
+    );
     assert!(message.verify(&key).is_ok());
 
     let mut buffer = [0xFF; 256];

@@ -84,6 +84,11 @@ pub(super) const SECTIONS: &[&str] = &[
     "listener", "relay", "auth", "limits", "peers", "log", "ops", "runtime", "drain",
 ];
 
+/// The full name of every key, in the order of the documentation.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|key| key.path)
+}
+
 /// The key with this path.
 pub(super) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
@@ -106,10 +111,14 @@ pub(super) fn header(section: &str) -> String {
 /// The known name nearest to a misspelt one, if any is near.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let folded = name.to_ascii_lowercase().replace('-', "_");
+    // Short names are judged by the letters that are wrong: two swapped ones count as one.
+    let near = |candidate: &str, likeness: f64| {
+        likeness > 0.8 || strsim::osa_distance(&folded, candidate) <= folded.len() / 3
+    };
     known
         .into_iter()
         .map(|candidate| (strsim::jaro_winkler(&folded, candidate), candidate))
-        .filter(|(likeness, _)| *likeness > 0.8)
+        .filter(|(likeness, candidate)| near(candidate, *likeness))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
 }

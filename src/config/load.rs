@@ -7,7 +7,7 @@ use toml::de::DeTable;
 
 use super::machine::Machine;
 use super::overrides::Overrides;
-use super::problem::{At, Errors, Problem, Problems};
+use super::problem::{At, Errors, Problem, Problems, Span};
 use super::reader::{Found, Section, choose};
 use super::settings::{Level, Log, LogFormat, Settings};
 use super::{addresses, credentials, mask, relay, sections};
@@ -96,9 +96,9 @@ impl Loader<'_> {
         let problems = Problems::default();
         if !syntax.is_empty() {
             // What a broken file means is guesswork, so nothing else is said about it.
-            syntax
-                .iter()
-                .for_each(|error| problems.push(syntax_problem(error, self.text.len())));
+            for (span, messages) in by_place(&syntax, self.text.len()) {
+                problems.push(syntax_problem(span, &messages));
+            }
             return Err(problems.into_errors(&name, masked));
         }
         let settings = self.read(&Section::root(table.get_ref(), &problems), &problems);
@@ -207,9 +207,26 @@ impl Loader<'_> {
     }
 }
 
-fn syntax_problem(error: &toml::de::Error, end: usize) -> Problem {
-    let span = error.span().unwrap_or(end..end);
-    let message = error.message();
+/// The parser may say several things about one place; `end` is where the text ends.
+fn by_place(errors: &[toml::de::Error], end: usize) -> Vec<(Span, String)> {
+    let mut places: Vec<(Span, String)> = Vec::new();
+    for error in errors {
+        let span = error.span().unwrap_or(end..end);
+        match places
+            .iter_mut()
+            .find(|(known, _)| known.start == span.start)
+        {
+            Some((_, messages)) => {
+                messages.push_str("; ");
+                messages.push_str(error.message());
+            }
+            None => places.push((span, error.message().into())),
+        }
+    }
+    places
+}
+
+fn syntax_problem(span: Span, message: &str) -> Problem {
     let help = if message.contains("duplicate key") {
         "remove one of the two"
     } else if message.contains("string values must be quoted") {

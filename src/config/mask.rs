@@ -67,6 +67,7 @@ fn suspicious(text: &str) -> Vec<Range<usize>> {
             in_auth = false;
         } else if in_auth || trimmed.starts_with("auth") {
             let value = line.find('=').map_or(0, |equals| equals + 1);
+            let value = value + line[value..].len() - line[value..].trim_start().len();
             found.push(start + value..start + line.len());
         }
         start += line.len();

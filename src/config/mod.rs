@@ -4,6 +4,10 @@
 //! file, line, column, the reason and the fix. What it returns is plain data and consistent.
 //! Precedence: file, then environment, then flags; see [`Overrides`].
 
+/// The commented default file: every key with its default. It holds no credentials, so that it
+/// refuses to start as it is.
+pub const DEFAULT_FILE: &str = include_str!("../../config/stunner.toml");
+
 mod addresses;
 mod credentials;
 mod keys;
@@ -21,7 +25,7 @@ mod sections;
 mod settings;
 mod warnings;
 
-pub use keys::Applies;
+pub use keys::{Applies, keys};
 pub use load::{load, load_file};
 pub use machine::Machine;
 pub use overrides::{
@@ -29,7 +33,7 @@ pub use overrides::{
     Overrides,
 };
 pub use problem::{Brief, Errors};
-pub use reload::{Change, adopt, diff};
+pub use reload::{ABSENT, Change, adopt, diff};
 pub use render::effective;
 pub use secret::{REDACTED, Secret, SecretKey};
 pub use settings::*;

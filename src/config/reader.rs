@@ -165,7 +165,15 @@ impl<'a> Section<'a> {
                     Some((name, found(text.into(), value)))
                 }
                 None => {
-                    self.wrong_type(key, value, "a table of strings");
+                    let name = name.get_ref();
+                    self.problems.push(
+                        Problem::new(
+                            At::Text(value.span()),
+                            format!("`{}.{name}` must be a string", self.path(key)),
+                            format!("this is {}", with_article(value.get_ref())),
+                        )
+                        .help("put the value in quotes"),
+                    );
                     None
                 }
             })
@@ -188,12 +196,15 @@ impl<'a> Section<'a> {
             .and_then(|value| u64::try_from(value).ok())
             .filter(|value| range.contains(value));
         let Some(value) = value else {
-            let (low, high) = (range.start(), range.end());
+            let reason = match (range.start(), range.end()) {
+                (low, high) if *high == u64::from(u32::MAX) => format!("must be {low} or more"),
+                (low, high) => format!("must be {low} to {high}"),
+            };
             self.problems.push(
                 Problem::new(
                     At::Text(node.span()),
                     format!("`{}` is out of range", self.path(key)),
-                    format!("must be {low} to {high}"),
+                    reason,
                 )
                 .help(self.example(key)),
             );
@@ -323,7 +334,13 @@ pub(super) fn choose<T: Copy>(
     let all: Vec<String> = choices.iter().map(|(n, _)| format!("\"{n}\"")).collect();
     let help = match keys::nearest(&word.value, choices.iter().map(|(name, _)| *name)) {
         Some(nearest) => format!("did you mean \"{nearest}\"?"),
-        None => format!("write one of {}", all.join(", ")),
+        None => keys::find(path).map_or_else(String::new, |key| {
+            format!(
+                "write for example: {} = {}",
+                keys::split(path).1,
+                key.example
+            )
+        }),
     };
     problems.push(
         Problem::new(

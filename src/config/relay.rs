@@ -144,7 +144,14 @@ fn locals(
 ) -> Vec<Found<IpAddr>> {
     let wanted = |ip: &IpAddr| if ip.is_ipv4() { families.0 } else { families.1 };
     let Some(texts) = section.texts("address") else {
-        return default_locals(section, listeners, wanted, machine, problems);
+        return default_locals(
+            section,
+            listeners,
+            wanted,
+            families != (false, false),
+            machine,
+            problems,
+        );
     };
     let mut locals: Vec<Found<IpAddr>> = Vec::new();
     for text in &texts {
@@ -188,10 +195,10 @@ fn default_locals(
     section: &Section<'_>,
     listeners: &[Found<Listener>],
     wanted: impl Fn(&IpAddr) -> bool,
+    any_family: bool,
     machine: &Machine,
     problems: &Problems,
 ) -> Vec<Found<IpAddr>> {
-    let before = problems.len();
     let mut locals: Vec<IpAddr> = Vec::new();
     for v4 in [true, false] {
         let mut named: Vec<IpAddr> = Vec::new();
@@ -216,14 +223,16 @@ fn default_locals(
         }
         locals.extend(named);
     }
-    if locals.is_empty() && problems.len() == before && !listeners.is_empty() {
+    // A listener that lost its addresses was reported, and with another one this may be fine.
+    let all_listen = listeners.iter().all(|l| !l.value.addresses.is_empty());
+    if locals.is_empty() && any_family && all_listen && !listeners.is_empty() {
         problems.push(
             Problem::new(
                 section.at(),
                 "no address to relay on was found",
                 "the listeners are wildcards and this machine has no route to the Internet",
             )
-            .help("name one: [relay]\n          address = \"192.0.2.1\""),
+            .help("name one in [relay]: address = \"192.0.2.1\""),
         );
     }
     locals

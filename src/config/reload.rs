@@ -9,16 +9,19 @@ use super::render::{Entry, entries};
 use super::secret::REDACTED;
 use super::settings::{Auth, Limits, Relay, Settings};
 
+/// Shown in place of a value that is not there: of a user or listener added or removed.
+pub const ABSENT: &str = "(absent)";
+
 /// One changed setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The key, for example `limits.max_lifetime`, `auth.users.alice` or
     /// `listener udp 0.0.0.0:3478`.
     pub key: String,
-    /// The old value, secrets redacted; `None` when there was none.
-    pub old: Option<String>,
-    /// The new value, secrets redacted; `None` when it is gone.
-    pub new: Option<String>,
+    /// The old value, secrets redacted; [`ABSENT`] when there was none.
+    pub old: String,
+    /// The new value, secrets redacted; [`ABSENT`] when it is gone.
+    pub new: String,
     /// When the change takes effect.
     pub applies: Applies,
 }
@@ -26,15 +29,14 @@ pub struct Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.key)?;
-        let show = |value: &str| match value {
-            "" => "not set".into(),
-            value => String::from(value),
-        };
-        match (&self.old, &self.new) {
-            (None, _) => f.write_str("added")?,
-            (_, None) => f.write_str("removed")?,
-            (Some(_), Some(new)) if new.contains(REDACTED) => f.write_str("changed")?,
-            (Some(old), Some(new)) => write!(f, "{} -> {}", show(old), show(new))?,
+        if self.old == ABSENT {
+            f.write_str("added")?;
+        } else if self.new == ABSENT {
+            f.write_str("removed")?;
+        } else if self.new.contains(REDACTED) {
+            f.write_str("changed")?;
+        } else {
+            write!(f, "{} -> {}", self.old, self.new)?;
         }
         match self.applies {
             Applies::Live => Ok(()),
@@ -57,18 +59,27 @@ pub fn diff(old: &Settings, new: &Settings) -> Vec<Change> {
         }
         changes.push(Change {
             key: entry.key,
-            old: old.map(|old| old.shown),
-            new: Some(entry.shown),
+            old: old.map_or_else(|| ABSENT.into(), |old| show(old.shown)),
+            new: show(entry.shown),
             applies: entry.applies,
         });
     }
     changes.extend(before.into_values().map(|entry| Change {
         key: entry.key,
-        old: Some(entry.shown),
-        new: None,
+        old: show(entry.shown),
+        new: ABSENT.into(),
         applies: entry.applies,
     }));
     changes
+}
+
+/// A key without a value is at its default, which is no value either.
+fn show(value: String) -> String {
+    if value.is_empty() {
+        "(not set)".into()
+    } else {
+        value
+    }
 }
 
 /// The running settings with everything taken over from `new` that applies live: what a server

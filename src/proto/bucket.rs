@@ -61,3 +61,78 @@ fn scaled(bytes: u64) -> i64 {
         .unwrap_or(i64::MAX)
         .saturating_mul(SCALE)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_full_bucket_then_the_rate() {
+        let mut bucket = TokenBucket::new(1000, 3000);
+        let start = Mono(77_000_000);
+        assert!(bucket.take(start, 2000));
+        assert!(bucket.take(start, 1000));
+        assert!(!bucket.take(start, 1));
+        assert!(!bucket.take(start.plus_secs(1), 1001));
+        assert!(bucket.take(start.plus_secs(1), 1000));
+        assert!(!bucket.take(Mono(start.0 + 1_000_999), 1));
+        assert!(bucket.take(Mono(start.0 + 1_001_000), 1));
+        assert!(bucket.take(start.plus_secs(1000), 3000));
+        assert!(
+            !bucket.take(start.plus_secs(1000), 1),
+            "no more than the burst is kept"
+        );
+    }
+
+    #[test]
+    fn zero_is_unlimited() {
+        let mut bucket = TokenBucket::new(0, 0);
+        assert!(bucket.is_unlimited());
+        assert!((0..1000).all(|_| bucket.take(Mono(0), usize::MAX)));
+    }
+
+    #[test]
+    fn a_packet_larger_than_the_burst_passes_and_is_paid_for() {
+        let mut bucket = TokenBucket::new(100, 50);
+        assert!(bucket.take(Mono(0), 150));
+        assert!(!bucket.take(Mono(1_000_000), 10));
+        assert!(bucket.take(Mono(1_100_000), 10));
+    }
+
+    #[test]
+    fn extremes_do_not_overflow() {
+        let mut bucket = TokenBucket::new(u64::MAX, u64::MAX);
+        assert!(bucket.take(Mono(u64::MAX), usize::MAX));
+        assert!(!bucket.take(Mono(u64::MAX), 1));
+        assert!(!bucket.take(Mono(0), 1), "time that runs back adds nothing");
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_rate_and_burst(
+            rate in 1_u64..1_000_000,
+            burst in 1500_u64..100_000,
+            packets in prop::collection::vec((0_u64..200_000, 0_usize..1500), 1..300),
+        ) {
+            let mut bucket = TokenBucket::new(rate, burst);
+            let mut now = Mono(0);
+            let mut passed = Vec::new();
+            for (gap, len) in packets {
+                now.0 += gap;
+                if bucket.take(now, len) {
+                    passed.push((now, len as u64));
+                }
+            }
+            for (i, (start, _)) in passed.iter().enumerate() {
+                let mut sum = 0;
+                for (end, len) in &passed[i..] {
+                    sum += len;
+                    let allowed = burst * 1_000_000 + end.micros_since(*start) * rate;
+                    prop_assert!(sum * 1_000_000 <= allowed);
+                }
+            }
+        }
+    }
+}

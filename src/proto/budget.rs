@@ -153,3 +153,6 @@ fn prefix(ip: IpAddr) -> IpAddr {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 72 << 72).into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

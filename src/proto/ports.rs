@@ -421,3 +421,6 @@ impl Drop for PortLease {
         self.pool().in_use.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,3 +120,54 @@ impl Drop for QuotaGuard {
         self.quotas.total.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    #[test]
+    fn the_users_own_limit_bites_first_and_comes_back() {
+        let quotas = Quotas::new();
+        let (alice, bob) = (user("alice"), user("bob"));
+        let first = quotas.take(&alice, 2, 3).unwrap();
+        let second = quotas.take(&alice, 2, 3).unwrap();
+        assert_eq!(quotas.take(&alice, 2, 3).unwrap_err(), QuotaError::User);
+        let third = quotas.take(&bob, 2, 3).unwrap();
+        assert_eq!(quotas.take(&bob, 2, 3).unwrap_err(), QuotaError::Total);
+        assert_eq!(quotas.take(&alice, 2, 3).unwrap_err(), QuotaError::User);
+        assert_eq!((quotas.total(), quotas.users()), (3, 2));
+        assert_eq!((quotas.held_by("alice"), quotas.held_by("bob")), (2, 1));
+        drop(first);
+        assert!(quotas.take(&bob, 2, 3).is_ok());
+        assert_eq!(&**third.user(), "bob");
+        drop((second, third));
+        assert_eq!((quotas.total(), quotas.users()), (0, 0));
+    }
+
+    #[test]
+    fn a_refusal_takes_nothing() {
+        let quotas = Quotas::new();
+        let _guard = quotas.take(&user("alice"), 1, 1).unwrap();
+        for _ in 0..100 {
+            assert!(quotas.take(&user("alice"), 1, 0).is_err());
+            assert!(quotas.take(&user("bob"), 0, 1).is_err());
+        }
+        assert_eq!((quotas.total(), quotas.users()), (1, 1));
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let quotas = Quotas::new();
+        let alice = user("alice");
+        let guards: Vec<_> = (0..10_000)
+            .map(|_| quotas.take(&alice, 0, 0).unwrap())
+            .collect();
+        assert_eq!(quotas.held_by("alice"), 10_000);
+        drop(guards);
+        assert_eq!(quotas.total(), 0);
+    }
+}

@@ -147,7 +147,7 @@ impl<T: Copy> Wheel<T> {
             word * 64 + ahead.trailing_zeros() as usize
         } else {
             // The words behind this one, then around to it again: its lower bits come last.
-            let turned = self.summary.rotate_right(word as u32 + 1 & 63);
+            let turned = self.summary.rotate_right((word as u32 + 1) & 63);
             let next = (word + 1 + turned.trailing_zeros() as usize) % WORDS;
             next * 64 + self.occupied[next].trailing_zeros() as usize
         };
@@ -158,4 +158,163 @@ impl<T: Copy> Wheel<T> {
 
 fn slot_of(tick: u64) -> usize {
     tick as usize % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Reverse;
+    use std::collections::{BTreeSet, BinaryHeap};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    #[test]
+    fn never_early_and_at_most_a_second_late() {
+        for at in [
+            0,
+            1,
+            524_287,
+            524_288,
+            524_289,
+            300 * SECOND,
+            3_600 * SECOND,
+            1 << 45,
+        ] {
+            let mut wheel = Wheel::new();
+            wheel.insert(Mono(at), 'x');
+            let mut wake_ups = 0;
+            let popped_at = loop {
+                let now = wheel.next().expect("something waits");
+                if wheel.pop_due(now).is_some() {
+                    break now.0;
+                }
+                wake_ups += 1;
+            };
+            assert!(
+                popped_at >= at && popped_at - at <= SECOND,
+                "{at}: {popped_at}"
+            );
+            assert!(
+                wake_ups <= at / (2_000 * SECOND) + 1,
+                "{at}: {wake_ups} wake-ups"
+            );
+            assert_eq!(wheel.next(), None);
+            assert!(wheel.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_next_deadline_is_the_earliest_wherever_the_wheel_stands() {
+        let mut wheel = Wheel::<u32>::new();
+        for start in (0..4200).map(|tick| tick << TICK_SHIFT) {
+            assert_eq!(wheel.pop_due(Mono(start)), None);
+            for seconds in [1, 5, 600, 2000] {
+                wheel.insert(Mono(start).plus_secs(seconds), 0);
+                wheel.insert(Mono(start).plus_secs(2100), 1);
+                let next = wheel.next().unwrap();
+                assert!(next >= Mono(start).plus_secs(seconds));
+                assert!(next <= Mono(start).plus_secs(seconds + 1));
+                wheel = Wheel {
+                    cursor: wheel.cursor,
+                    ..Wheel::new()
+                };
+            }
+        }
+    }
+
+    #[test]
+    fn past_deadlines_pop_at_once() {
+        let mut wheel = Wheel::new();
+        let now = Mono(1_000 * SECOND);
+        assert_eq!(wheel.pop_due(now), None::<u8>);
+        wheel.insert(Mono(3), 7);
+        assert!(wheel.next().unwrap() <= now);
+        assert_eq!(wheel.pop_due(now), Some(7));
+    }
+
+    #[test]
+    fn entries_are_reused() {
+        let mut wheel = Wheel::new();
+        for round in 0..10_000_u64 {
+            let now = Mono(round * SECOND);
+            for i in 0..4 {
+                wheel.insert(now.plus_secs(2), i);
+            }
+            while wheel.pop_due(now).is_some() {}
+        }
+        assert!(wheel.entries.len() <= 4 * 4, "{}", wheel.entries.len());
+    }
+
+    #[test]
+    fn a_month_asleep() {
+        let mut wheel = Wheel::new();
+        wheel.insert(Mono(40 * 86_400 * SECOND), 'b');
+        wheel.insert(Mono(SECOND), 'a');
+        let now = Mono(30 * 86_400 * SECOND);
+        assert_eq!(wheel.pop_due(now), Some('a'));
+        assert_eq!(wheel.pop_due(now), None);
+        assert!(wheel.next().unwrap() > now);
+        assert_eq!(wheel.pop_due(now.plus_secs(11 * 86_400)), Some('b'));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u64),
+        Advance(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let span = prop_oneof![0_u64..3 * SECOND, 0..700 * SECOND, 0..10_000 * SECOND];
+        let spans = (any::<bool>(), span);
+        spans.prop_map(|(insert, span)| {
+            if insert {
+                Step::Insert(span)
+            } else {
+                Step::Advance(span)
+            }
+        })
+    }
+
+    proptest! {
+        /// Against a heap that knows every deadline to the microsecond.
+        #[test]
+        fn agrees_with_a_heap(start in 0_u64..10_000 * SECOND, steps in prop::collection::vec(step(), 1..200)) {
+            let mut wheel = Wheel::new();
+            let mut heap = BinaryHeap::new();
+            let mut waiting = BTreeSet::new();
+            let mut now = Mono(start);
+            for (id, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Insert(span) => {
+                        // Also deadlines that are past already.
+                        let at = (now.0 + span).saturating_sub(SECOND);
+                        wheel.insert(Mono(at), (at, id));
+                        heap.push(Reverse((at, id)));
+                        waiting.insert((at, id));
+                    }
+                    Step::Advance(span) => now.0 += span,
+                }
+                while let Some((at, id)) = wheel.pop_due(now) {
+                    prop_assert!(at <= now.0, "early");
+                    prop_assert!(waiting.remove(&(at, id)), "twice");
+                }
+                while heap.peek().is_some_and(|Reverse(entry)| !waiting.contains(entry)) {
+                    heap.pop();
+                }
+                prop_assert_eq!(wheel.len(), waiting.len());
+                match (wheel.next(), heap.peek()) {
+                    (None, None) => {}
+                    (Some(next), Some(Reverse((at, _)))) => {
+                        prop_assert!(at + SECOND > now.0, "late");
+                        prop_assert!(next > now, "due, yet not popped");
+                        prop_assert!(next.0 <= at + SECOND, "the owner would sleep too long");
+                    }
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+        }
+    }
 }

@@ -84,23 +84,23 @@ impl StreamFramer {
             return Ok(None);
         };
         let body = usize::from(u16::from_be_bytes([l0, l1]));
-        let len = if kind == Kind::Stun {
-            if !body.is_multiple_of(4) {
-                return Err(FrameError::Length);
-            }
-            // As much of the cookie as has come.
-            let cookie = &buf[4..buf.len().min(8)];
-            if !MAGIC_COOKIE.to_be_bytes().starts_with(cookie) {
-                return Err(FrameError::Cookie);
-            }
-            HEADER_LEN + body
-        } else {
-            ChannelData::HEADER_LEN + body
+        let (header_len, stun) = match kind {
+            Kind::Stun => (HEADER_LEN, true),
+            _ => (ChannelData::HEADER_LEN, false),
         };
+        if stun && !body.is_multiple_of(4) {
+            return Err(FrameError::Length);
+        }
         // RFC 8656 section 12.5: in a stream the padding is there, and not in the length.
+        let len = header_len + body;
         let padded_len = padded(len);
         if padded_len > self.max {
             return Err(FrameError::TooLong);
+        }
+        // As much of the cookie as has come.
+        let cookie = &buf[4..buf.len().min(8)];
+        if stun && !MAGIC_COOKIE.to_be_bytes().starts_with(cookie) {
+            return Err(FrameError::Cookie);
         }
         Ok((buf.len() >= padded_len).then_some(Frame { len, padded_len }))
     }

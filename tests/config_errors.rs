@@ -1,0 +1,691 @@
+//! Every way to get the configuration wrong: what is said about it, and where.
+
+use std::path::Path;
+
+use turnserver::config::{self, Flags, Machine, Overrides};
+
+const MACHINE: Machine = Machine {
+    ipv4: Some(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+    ipv6: None,
+    ipv6_sockets: true,
+};
+
+fn errors_over(text: &str, overrides: &Overrides) -> config::Errors {
+    config::load(text, Path::new("stunner.toml"), overrides, &MACHINE)
+        .expect_err("this configuration is wrong")
+}
+
+fn errors(text: &str) -> config::Errors {
+    errors_over(text, &Overrides::none())
+}
+
+/// Valid lines that the cases below add to.
+fn with(lines: &str) -> String {
+    format!("realm = \"example.org\"\nauth.secrets = [\"a-long-random-secret\"]\n{lines}\n")
+}
+
+/// The lines, added to a valid file, give exactly one error: at `place`, with `message` in what
+/// is wrong and why, and `help` in what to write instead.
+#[track_caller]
+fn one(lines: &str, place: &str, message: &str, help: &str) {
+    let errors = errors(&with(lines));
+    let briefs = errors.briefs();
+    assert_eq!(briefs.len(), 1, "{errors}");
+    assert_eq!(briefs[0].place, format!("stunner.toml{place}"), "{errors}");
+    assert!(briefs[0].message.contains(message), "{errors}");
+    let found = briefs[0]
+        .help
+        .as_deref()
+        .expect("every error says what to write");
+    assert!(found.contains(help), "{errors}");
+}
+
+#[test]
+fn all_errors_come_in_one_run_with_line_column_caret_reason_and_fix() {
+    let text = "\
+relm = \"example.org\"
+
+[[listener]]
+protocol = \"upd\"
+
+[relay]
+ports = \"500-400\"
+
+[auth]
+secrets = [\"rest-secret\"]
+
+[limits]
+max_lifetime = \"1 h\"
+";
+    assert_eq!(
+        errors(text).to_string(),
+        "\
+error: unknown key `relm`
+ --> stunner.toml:1:1
+  |
+1 | relm = \"example.org\"
+  | ^^^^ not known at the top level
+  |
+  = help: did you mean `realm`?
+
+error: `listener.protocol` cannot be \"upd\"
+ --> stunner.toml:4:12
+  |
+4 | protocol = \"upd\"
+  |            ^^^^^ must be one of \"udp\", \"tcp\", \"tls\"
+  |
+  = help: did you mean \"udp\"?
+
+error: \"500-400\" in `relay.ports` is not a port range
+ --> stunner.toml:7:9
+  |
+7 | ports = \"500-400\"
+  |         ^^^^^^^^^ the first port is above the second
+  |
+  = help: write for example: ports = \"49152-65535\"
+
+error: `limits.max_lifetime` must be a whole number
+  --> stunner.toml:13:16
+   |
+13 | max_lifetime = \"1 h\"
+   |                ^^^^^ this is a string
+   |
+   = help: write for example: max_lifetime = 3600
+
+error: `realm` is missing
+--> stunner.toml
+ = help: add as the first line, with your own domain: realm = \"example.org\"
+
+5 errors in stunner.toml"
+    );
+}
+
+#[test]
+fn without_credentials_it_says_which_lines_to_add() {
+    let errors = errors("realm = \"example.org\"\n");
+    assert_eq!(
+        errors.to_string(),
+        "\
+error: no credentials are configured
+--> stunner.toml
+ = note: without a user or a secret nobody could allocate
+ = help: add time-limited credentials, made by your application from a secret:
+           [auth]
+           secrets = [\"…\"]        # fill in the output of: openssl rand -hex 32
+         or a static user:
+           [auth.users]
+           alice = \"her password\"
+         or set TURNSERVER_SECRETS or TURNSERVER_USERS in the environment
+
+1 error in stunner.toml"
+    );
+}
+
+#[test]
+fn unknown_keys_and_sections() {
+    one(
+        "[limits]\nalocations = 3",
+        ":4:1",
+        "unknown key `alocations`",
+        "`allocations`",
+    );
+    one(
+        "[[listener]]\nprotocol = \"udp\"\nadress = \"127.0.0.1:1\"",
+        ":5:1",
+        "adress",
+        "`address`",
+    );
+    one(
+        "[relais]\nports = \"1\"",
+        ":3:2",
+        "unknown key `relais`",
+        "`relay`",
+    );
+    one(
+        "max_lifetime = 60",
+        ":3:1",
+        "top level",
+        "belongs in [limits]",
+    );
+    one(
+        "[log]\nxyzzy = 1",
+        ":4:1",
+        "not known in [log]",
+        "known here: level, format",
+    );
+    one("Realm = \"x\"", ":3:1", "unknown key `Realm`", "`realm`");
+}
+
+#[test]
+fn wrong_types() {
+    one(
+        "relay = 3",
+        ":3:9",
+        "`relay` must be a section: this is an integer",
+        "[relay]",
+    );
+    one(
+        "listener = \"udp\"",
+        ":3:12",
+        "must be a list of sections",
+        "[[listener]]",
+    );
+    one(
+        "[listener]\nprotocol = \"udp\"",
+        ":3:1",
+        "this is a single section",
+        "[[listener]]",
+    );
+    one(
+        "[peers]\nallow = 5",
+        ":4:9",
+        "a string or a list of strings",
+        "allow = [",
+    );
+    one(
+        "[peers]\nallow = [\"10.0.0.0/8\", 5]",
+        ":4:24",
+        "this is an integer",
+        "allow = [",
+    );
+    one(
+        "[auth.users]\nbob = 5",
+        ":4:7",
+        "`auth.users.bob` must be a string",
+        "quotes",
+    );
+    one(
+        "[limits]\nallocations = 1.5",
+        ":4:15",
+        "this is a float",
+        "allocations = 0",
+    );
+    one(
+        "auth.match_user_id = 1",
+        ":3:22",
+        "true or false",
+        "match_user_id = false",
+    );
+}
+
+#[test]
+fn out_of_range() {
+    one(
+        "[limits]\nallocations = -1",
+        ":4:15",
+        "must be 0 or more",
+        "",
+    );
+    one(
+        "[limits]\nallocations = 5_000_000_000",
+        ":4:15",
+        "out of range",
+        "",
+    );
+    one(
+        "[limits]\nallocations = 99999999999999999999999999",
+        ":4:15",
+        "out of range",
+        "",
+    );
+    one(
+        "[limits]\nchannels_per_allocation = 4097",
+        ":4:27",
+        "must be 1 to 4096",
+        "",
+    );
+    one(
+        "[limits]\nmax_lifetime = 0",
+        ":4:16",
+        "must be 1 to 86400",
+        "3600",
+    );
+    one(
+        "[limits]\ndefault_lifetime = 3601",
+        ":4:20",
+        "above `limits.max_lifetime`: at most 3600",
+        "raise",
+    );
+    one("[runtime]\nthreads = 0", ":4:11", "must be 1 to 1024", "");
+    one(
+        "auth.nonce_lifetime = 9",
+        ":3:23",
+        "must be 10 to 86400",
+        "600",
+    );
+}
+
+#[test]
+fn realm() {
+    let long = format!("realm = \"{}\"\nauth.secrets = [\"s\"]", "é".repeat(128));
+    let found = errors(&long).briefs();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].message.contains("128 characters, at most 127"));
+    let fits = long.replace("éé", "é");
+    assert!(config::load(&fits, Path::new("c"), &Overrides::none(), &MACHINE).is_ok());
+    for bad in ["", "a\\\"b", "a\\nb"] {
+        let found = errors(&format!("realm = \"{bad}\"\nauth.secrets = [\"s\"]")).briefs();
+        assert_eq!(
+            (found.len(), found[0].place.as_str()),
+            (1, "stunner.toml:1:9"),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn listeners() {
+    let udp = "[[listener]]\nprotocol = \"udp\"\naddress = ";
+    let case = |address: &str, message, help| {
+        one(&format!("{udp}\"{address}\""), ":5:11", message, help);
+    };
+    case("127.0.0.1", "the port is missing", "\"127.0.0.1:3478\"");
+    case("::1", "the port is missing", "\"[::1]:3478\"");
+    case(":3478", "the address is missing", "\"0.0.0.0:3478\"");
+    case(
+        "localhost:3478",
+        "must be an IP address and a port",
+        "192.0.2.1:3478",
+    );
+    case("127.0.0.1:70000", "must be an IP address and a port", "");
+    case(
+        "[::ffff:127.0.0.1]:3478",
+        "IPv4 address in IPv6 form",
+        "127.0.0.1",
+    );
+    case("224.0.0.1:3478", "group address", "");
+    one(
+        &format!("{udp}[]"),
+        ":3:1",
+        "`listener.address` is empty",
+        "all addresses",
+    );
+    one(
+        "[[listener]]\naddress = \"127.0.0.1:1\"",
+        ":3:1",
+        "no `protocol`",
+        "protocol = \"udp\"",
+    );
+    let twice = format!("{udp}\"127.0.0.1:9\"\n{udp}[\"127.0.0.1:10\", \"127.0.0.1:9\"]");
+    one(
+        &twice,
+        ":8:28",
+        "127.0.0.1:9 is listened on twice",
+        "remove one",
+    );
+    let overlap = format!("{udp}[\"0.0.0.0:9\", \"127.0.0.1:9\"]");
+    one(
+        &overlap,
+        ":5:25",
+        "127.0.0.1:9 overlaps with 0.0.0.0:9",
+        "another port",
+    );
+    let ops = "[ops]\naddress = \"127.0.0.1:9\"\n[[listener]]\nprotocol = \"tcp\"\naddress = \"0.0.0.0:9\"";
+    one(ops, ":7:11", "overlaps", "another port");
+}
+
+#[test]
+fn addresses_that_do_not_overlap_pass() {
+    let text = with(
+        "[[listener]]\nprotocol = \"udp\"\naddress = [\"0.0.0.0:9\", \"[::]:9\", \"127.0.0.1:0\"]\n\
+         [[listener]]\nprotocol = \"tcp\"\naddress = [\"127.0.0.1:9\", \"127.0.0.1:0\", \"127.0.0.1:0\"]",
+    );
+    assert!(config::load(&text, Path::new("c"), &Overrides::none(), &MACHINE).is_ok());
+}
+
+#[test]
+fn certificates() {
+    let listener = |protocol: &str, lines: &str| {
+        format!("[[listener]]\nprotocol = \"{protocol}\"\naddress = \"127.0.0.1:9\"\n{lines}")
+    };
+    let both = "certificate = \"c.pem\"\nkey = \"k.pem\"";
+    one(
+        &listener("tls", ""),
+        ":3:1",
+        "no certificate",
+        "certificate = \"cert.pem\"",
+    );
+    one(
+        &listener("tls", "certificate = \"c.pem\""),
+        ":6:15",
+        "but no `key`",
+        "key = \"key.pem\"",
+    );
+    one(
+        &listener("tcp", "key = \"k.pem\""),
+        ":6:7",
+        "but no `certificate`",
+        "certificate = \"cert.pem\"",
+    );
+    one(
+        &listener("udp", both),
+        ":6:15",
+        "no use for a certificate",
+        "tls",
+    );
+}
+
+#[test]
+fn certificate_files_must_be_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("stunner.toml");
+    let text = with(
+        "[[listener]]\nprotocol = \"tls\"\naddress = \"127.0.0.1:9\"\ncertificate = \"c.pem\"\nkey = \"k.pem\"",
+    );
+    std::fs::write(&file, text).expect("writable");
+    std::fs::write(dir.path().join("k.pem"), "").expect("writable");
+    let found = config::load_file(&file, &Overrides::none())
+        .expect_err("c.pem is missing")
+        .briefs();
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].message.contains("c.pem: there is no such file"),
+        "{found:?}"
+    );
+    assert!(found[0].place.ends_with("stunner.toml:6:15"), "{found:?}");
+}
+
+#[test]
+fn relay_addresses() {
+    one(
+        "[relay]\naddress = \"0.0.0.0\"",
+        ":4:11",
+        "a wildcard",
+        "leave it out",
+    );
+    one(
+        "[relay]\naddress = \"192.0.2.1:99\"",
+        ":4:11",
+        "a port does not belong here",
+        "\"192.0.2.1\"",
+    );
+    one(
+        "[relay]\naddress = \"example.org\"",
+        ":4:11",
+        "must be an IP address",
+        "192.0.2.1",
+    );
+    one(
+        "[relay]\naddress = []",
+        ":3:1",
+        "`relay.address` is empty",
+        "leave the key out",
+    );
+    one(
+        "[relay]\naddress = [\"192.0.2.1\", \"192.0.2.1\"]",
+        ":4:25",
+        "listed twice",
+        "remove",
+    );
+    one(
+        "[relay]\naddress = \"::1\"\nfamilies = \"ipv4\"",
+        ":4:11",
+        "leaves out",
+        "remove",
+    );
+    one(
+        "[relay]\nfamilies = \"inet\"",
+        ":4:12",
+        "cannot hold \"inet\"",
+        "ipv4",
+    );
+    one("[relay]\nfamilies = []", ":3:1", "is empty", "leave it out");
+    one(
+        "[relay]\nfamilies = \"ipv6\"",
+        ":3:1",
+        "no address to relay on was found",
+        "address = ",
+    );
+    one(
+        "[relay]\ndefault_family = \"ipv6\"",
+        ":4:18",
+        "no address of it relays",
+        "client",
+    );
+}
+
+#[test]
+fn public_addresses() {
+    let case = |address: &str, public: &str, message, help| {
+        let lines = format!("[relay]\npublic_address = {public}\naddress = {address}");
+        let errors = errors(&with(&lines));
+        let briefs = errors.briefs();
+        assert_eq!(briefs.len(), 1, "{errors}");
+        assert!(briefs[0].message.contains(message), "{errors}");
+        assert!(
+            briefs[0].help.as_deref().is_some_and(|h| h.contains(help)),
+            "{errors}"
+        );
+    };
+    case(
+        "\"10.0.0.1\"",
+        "\"2001:db8::1\"",
+        "no address of this family relays",
+        "stands for",
+    );
+    case(
+        "[\"10.0.0.1\", \"10.0.0.2\"]",
+        "\"203.0.113.7\"",
+        "each needs its own",
+        "same length",
+    );
+    case(
+        "[\"10.0.0.1\", \"10.0.0.2\"]",
+        "[\"203.0.113.7\", \"203.0.113.7\"]",
+        "listed twice",
+        "stands for",
+    );
+    case(
+        "\"10.0.0.1\"",
+        "[\"203.0.113.7\", \"203.0.113.8\"]",
+        "2 public ones",
+        "same length",
+    );
+    case("\"10.0.0.1\"", "\"0.0.0.0\"", "a wildcard", "");
+}
+
+#[test]
+fn ports() {
+    let case = |ports: &str, message| {
+        one(
+            &format!("[relay]\nports = \"{ports}\""),
+            ":4:9",
+            message,
+            "49152-65535",
+        );
+    };
+    case("1023-2000", "below 1024");
+    case("2000", "a hyphen between them");
+    case("2000-70000", "ports end at 65535");
+    case("3000-2000", "above the second");
+    case("a-b", "a hyphen between them");
+}
+
+#[test]
+fn networks() {
+    one(
+        "[peers]\ndeny = \"10.0.0.1/8\"",
+        ":4:8",
+        "bits behind the prefix",
+        "\"10.0.0.0/8\" or \"10.0.0.1\"",
+    );
+    one(
+        "[peers]\ndeny = \"10.0.0.0/33\"",
+        ":4:8",
+        "the prefix length is too long",
+        "10.0.0.0/8",
+    );
+    one(
+        "[peers]\nallow = \"example.org\"",
+        ":4:9",
+        "must be an address",
+        "10.0.0.0/8",
+    );
+    one(
+        "[peers]\nnat64 = \"10.0.0.0/8\"",
+        ":4:9",
+        "must be an IPv6 prefix",
+        "/96",
+    );
+    one(
+        "[peers]\nnat64 = \"2001:db8::/95\"",
+        ":4:9",
+        "(RFC 6052)",
+        "/96",
+    );
+}
+
+#[test]
+fn drain() {
+    one(
+        "[drain]\nalternate = \"192.0.2.2\"",
+        ":4:13",
+        "the port is missing",
+        "192.0.2.2:3478",
+    );
+    one(
+        "[drain]\nalternate = [\"192.0.2.2:1\", \"192.0.2.3:1\"]",
+        ":4:29",
+        "two addresses of one family",
+        "alternate = ",
+    );
+    one(
+        "[drain]\nalternate = \"0.0.0.0:1\"",
+        ":4:13",
+        "no address to send clients to",
+        "",
+    );
+}
+
+#[test]
+fn credentials() {
+    let case = |lines: &str, message, help| {
+        let found = errors(&format!("realm = \"r\"\n[auth]\n{lines}")).briefs();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].message.contains(message), "{found:?}");
+        assert!(
+            found[0].help.as_deref().is_some_and(|h| h.contains(help)),
+            "{found:?}"
+        );
+    };
+    case("secrets = [\"\"]", "is empty", "openssl");
+    case("secrets = []", "no credentials", "[auth.users]");
+    case(
+        "users = { alice = \"\" }",
+        "password of user `alice` is empty",
+        "",
+    );
+    case("users = { \"\" = \"pass\" }", "a username is empty", "");
+    case(
+        &format!("users = {{ {} = \"pass\" }}", "x".repeat(509)),
+        "at most 508 bytes",
+        "",
+    );
+    case(
+        "users = { a = \"b\" }\nnonce_key = \"abc\"",
+        "not a key of 32 bytes",
+        "openssl",
+    );
+    case(
+        "users = { a = \"b\" }\nrest_hash = \"md5\"",
+        "\"sha1\", \"sha256\"",
+        "rest_hash",
+    );
+}
+
+#[test]
+fn the_same_user_twice() {
+    let errors = errors("realm = \"r\"\n[auth.users]\nalice = \"one\"\nalice = \"two\"\n");
+    let found = errors.briefs();
+    assert_eq!(
+        (found.len(), found[0].place.as_str()),
+        (1, "stunner.toml:4:1")
+    );
+    assert!(found[0].message.contains("duplicate key"));
+    assert_eq!(found[0].help.as_deref(), Some("remove one of the two"));
+}
+
+#[test]
+fn the_environment_and_flags_are_named() {
+    let variable = |name: &str| {
+        let value = match name {
+            "TURNSERVER_USERS" => "alice:a,bob,alice:b",
+            "TURNSERVER_NONCE_KEY" => "short",
+            "TURNSERVER_PUBLIC_ADDRESS" => "::ffff:1.2.3.4",
+            _ => return None,
+        };
+        Some(value.into())
+    };
+    let flags = Flags {
+        log_level: Some("loud".into()),
+        realm: Some(String::new()),
+        ..Flags::default()
+    };
+    let errors = errors_over("", &Overrides::new(variable, &flags));
+    let mut places: Vec<String> = errors.briefs().into_iter().map(|b| b.place).collect();
+    places.sort();
+    assert_eq!(
+        places,
+        [
+            "--log-level",
+            "--realm",
+            "TURNSERVER_NONCE_KEY",
+            "TURNSERVER_PUBLIC_ADDRESS",
+            "TURNSERVER_USERS",
+            "TURNSERVER_USERS",
+        ]
+    );
+}
+
+#[test]
+fn no_error_quotes_a_secret() {
+    let key = "0123456789abcdef".repeat(3);
+    let text = format!(
+        "[auth]\nsecrets = [\"hunter2\", 31337]\nnonce_key = \"{key}\"\n[auth.users]\nalice = \"pass-1\"\nbob = 99887766\n"
+    );
+    let shown = errors(&text).to_string();
+    assert!(shown.contains("bob = ********"), "{shown}");
+    for secret in ["hunter2", "31337", key.as_str(), "pass-1", "99887766"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+    // What cannot be parsed is not quoted either.
+    for broken in [
+        "[auth]\nsecrets = [\"hunter2",
+        "auth.secrets = hunter2",
+        "[auth.users]\nalice = hunter2\nbob = \"x",
+        "[auth]\nusers = { alice = \"hunter2\", alice = \"hunter2\" }",
+        "[ auth . users ]\nalice = hunter2",
+    ] {
+        let shown = errors(broken).to_string();
+        assert!(shown.contains("not valid TOML"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn syntax_errors_stand_alone_and_come_all() {
+    let found = errors("realm = example\nunknown = 1\n[auth\n").briefs();
+    let places: Vec<&str> = found.iter().map(|brief| brief.place.as_str()).collect();
+    assert_eq!(places, ["stunner.toml:1:9", "stunner.toml:3:6"]);
+    assert!(
+        found[0]
+            .help
+            .as_deref()
+            .is_some_and(|h| h.contains("quotes")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let load = |name: &str| {
+        config::load_file(&dir.path().join(name), &Overrides::none())
+            .expect_err("not a configuration")
+            .to_string()
+    };
+    assert!(load("none.toml").contains("there is no such file"));
+    assert!(load(".").contains("it is a directory"));
+    std::fs::write(dir.path().join("latin.toml"), b"realm = \"\xe9\"").expect("writable");
+    assert!(load("latin.toml").contains("is not UTF-8"));
+}
