@@ -1,0 +1,164 @@
+//! From settings to the parts: what each room is given.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::auth::{CredentialStore, RestOptions};
+use crate::config::{self, Protocol, RestHash, Settings};
+use crate::net::{self, ListenerConfig, NetConfig, StreamLimits};
+use crate::proto::budget::ReplyBudget;
+use crate::proto::gate::PeerGate;
+use crate::proto::nonce::{NonceKey, Nonces};
+use crate::proto::ports::RelayAddresses;
+use crate::proto::quota::Quotas;
+use crate::proto::{DefaultFamily, Family, Limits, Policy, Shared};
+
+use super::StartError;
+use super::certificates::Store;
+
+/// 32 random bytes from the kernel.
+pub(super) fn seed() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    Ok(seed)
+}
+
+/// What all shards share for the life of the process.
+pub(super) fn shared(settings: &Settings) -> io::Result<Shared> {
+    let nonce_key = match &settings.auth.nonce_key {
+        Some(key) => *key.expose(),
+        None => seed()?,
+    };
+    let [a, b, c, d, e, f, g, h, ..] = seed()?;
+    let relays = settings
+        .relay
+        .addresses
+        .iter()
+        .map(|a| (a.local, a.public))
+        .collect();
+    Ok(Shared {
+        nonces: Nonces::new(NonceKey::new(nonce_key), settings.auth.nonce_lifetime),
+        budget: ReplyBudget::new(
+            settings.limits.unauthenticated_replies,
+            u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        ),
+        quotas: Quotas::new(),
+        relays: RelayAddresses::new(relays, settings.relay.ports.clone()),
+    })
+}
+
+/// What a reload replaces as one snapshot. `listening` are the settings that the sockets were
+/// opened from: a reload does not move those, whatever the file says by now.
+pub(super) fn policy(settings: &Settings, listening: &Settings) -> Result<Policy, StartError> {
+    let limits = &settings.limits;
+    Ok(Policy {
+        credentials: Arc::new(credentials(settings, &listening.realm)?),
+        gate: PeerGate::new(
+            settings.peers.allow.clone(),
+            settings.peers.deny.clone(),
+            endpoints(listening),
+            settings.peers.nat64.clone(),
+        ),
+        limits: Limits {
+            allocations_per_user: limits.allocations_per_user,
+            allocations: limits.allocations,
+            permissions_per_allocation: limits.permissions_per_allocation as usize,
+            channels_per_allocation: limits.channels_per_allocation as usize,
+            bandwidth_per_allocation: limits.bandwidth_per_allocation,
+            default_lifetime: limits.default_lifetime,
+            max_lifetime: limits.max_lifetime,
+        },
+        default_family: match settings.relay.default_family {
+            config::DefaultFamily::Ipv4 => DefaultFamily::Fixed(Family::V4),
+            config::DefaultFamily::Ipv6 => DefaultFamily::Fixed(Family::V6),
+            config::DefaultFamily::Client => DefaultFamily::Client,
+        },
+        password_algorithms: settings.auth.password_algorithms,
+        match_user_id: settings.auth.match_user_id,
+        software: Some(concat!("turnserver ", env!("CARGO_PKG_VERSION")).into()),
+    })
+}
+
+fn credentials(settings: &Settings, realm: &str) -> Result<CredentialStore, StartError> {
+    let auth = &settings.auth;
+    CredentialStore::new(
+        realm,
+        auth.users
+            .iter()
+            .map(|user| (user.name.as_str(), user.password.expose())),
+        auth.secrets.iter().map(|secret| secret.expose().as_bytes()),
+        RestOptions {
+            leeway: auth.expiry_leeway,
+            sha256: auth.rest_hash == RestHash::Sha256,
+        },
+    )
+    .map_err(|error| StartError::Settings(error.to_string()))
+}
+
+/// The listeners with their certificates, and how many shards serve them.
+pub(super) fn net_config(settings: &Settings, certificates: &Store) -> NetConfig {
+    let limits = &settings.limits;
+    let mut listeners = Vec::new();
+    for listener in &settings.listeners {
+        for &address in &listener.addresses {
+            listeners.push(ListenerConfig {
+                protocol: net_protocol(listener.protocol),
+                address,
+                tls: listener.certificate.as_ref().map(|c| certificates.get(c)),
+            });
+        }
+    }
+    NetConfig {
+        threads: settings.runtime.threads.unwrap_or(0),
+        listeners,
+        streams: StreamLimits {
+            first_byte: limits.first_byte_timeout,
+            authenticated: limits.authentication_timeout,
+            per_source: limits.unauthenticated_connections_per_source as usize,
+            total: limits.unauthenticated_connections as usize,
+            ..StreamLimits::default()
+        },
+        ..NetConfig::default()
+    }
+}
+
+/// The IP addresses that the server itself answers on: nobody reaches them through the relay.
+///
+/// A wildcard listener answers on every address of the machine, so those all count.
+fn endpoints(settings: &Settings) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    let listeners = settings.listeners.iter().flat_map(|l| &l.addresses);
+    let named = listeners
+        .chain(&settings.ops.address)
+        .map(|address| address.ip());
+    for ip in named {
+        if ip.is_unspecified() {
+            let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+            let family = interfaces.iter().map(if_addrs::Interface::ip);
+            found.extend(family.filter(|own| own.is_ipv4() == ip.is_ipv4()));
+        } else {
+            found.push(ip);
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+fn net_protocol(protocol: Protocol) -> net::Protocol {
+    match protocol {
+        Protocol::Udp => net::Protocol::Udp,
+        Protocol::Tcp => net::Protocol::Tcp,
+        Protocol::Tls => net::Protocol::Tls,
+    }
+}
+
+/// The reverse of what [`net_config`] did to a listener's protocol.
+pub(super) fn protocol_name(protocol: net::Protocol) -> Protocol {
+    match protocol {
+        net::Protocol::Udp => Protocol::Udp,
+        net::Protocol::Tcp => Protocol::Tcp,
+        net::Protocol::Tls => Protocol::Tls,
+    }
+}

@@ -1,0 +1,216 @@
+//! Assembly: the only place that sees every room.
+//!
+//! [`Server::start`] turns settings into running shards, [`Server::run`] waits for signals and
+//! carries them out: SIGHUP reloads, SIGTERM drains, SIGINT stops at once.
+
+mod assemble;
+mod certificates;
+mod metrics;
+mod reload;
+mod signals;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tracing::info;
+
+use crate::config::{Overrides, Protocol, Settings};
+use crate::net::{self, BindError, Shards};
+use crate::ops::audit::AuditLog;
+use crate::ops::http::Views;
+use crate::ops::logging::LogControl;
+use crate::proto::counters::Counters;
+use crate::proto::{Relay, Shared};
+
+use certificates::Store;
+
+/// Where the settings came from, so that they can be read again on SIGHUP.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigSource {
+    /// The file; `None` when the server runs on its built-in default.
+    pub path: Option<PathBuf>,
+    /// What environment and flags put over it.
+    pub overrides: Overrides,
+}
+
+/// Why the server did not start. Each message says what to do.
+#[derive(Debug)]
+pub enum StartError {
+    /// The settings can not be carried out: credentials, addresses.
+    Settings(String),
+    /// A certificate or key could not be used.
+    Certificate(net::tls::TlsError),
+    /// A listener could not be opened.
+    Bind(BindError),
+    /// The address of `[ops]` could not be opened.
+    Ops(SocketAddr, io::Error),
+    /// Threads or random numbers could not be had.
+    System(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settings(reason) => f.write_str(reason),
+            Self::Certificate(error) => error.fmt(f),
+            Self::Bind(error) => error.fmt(f),
+            Self::Ops(address, error) => {
+                write!(
+                    f,
+                    "can not serve metrics and health on {address}: {error} (set [ops] address to a free local address)"
+                )
+            }
+            Self::System(error) => write!(f, "the system refused: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A running server.
+pub struct Server {
+    /// What is in force.
+    settings: Settings,
+    /// What the sockets were opened from: a reload leaves them alone.
+    started: Settings,
+    source: ConfigSource,
+    shards: Shards,
+    shared: Arc<Shared>,
+    certificates: Store,
+    addresses: Vec<(Protocol, SocketAddr)>,
+    ops: Option<(TcpListener, Arc<Views>)>,
+    draining: Arc<AtomicBool>,
+    log: Option<LogControl>,
+}
+
+impl Server {
+    /// Opens every socket and starts relaying.
+    ///
+    /// # Errors
+    /// When anything that the settings name can not be had. Nothing is left open then.
+    pub fn start(settings: Settings, source: ConfigSource) -> Result<Self, StartError> {
+        let certificates = Store::load(&settings).map_err(StartError::Certificate)?;
+        let bound =
+            net::bind(assemble::net_config(&settings, &certificates)).map_err(StartError::Bind)?;
+        let addresses = bound
+            .addresses()
+            .iter()
+            .map(|bound| (assemble::protocol_name(bound.protocol), bound.address))
+            .collect();
+        let ops = match settings.ops.address {
+            Some(address) => {
+                let listener =
+                    TcpListener::bind(address).map_err(|error| StartError::Ops(address, error))?;
+                Some(listener)
+            }
+            None => None,
+        };
+
+        let shared = Arc::new(assemble::shared(&settings).map_err(StartError::System)?);
+        let policy = Arc::new(assemble::policy(&settings, &settings)?);
+        let audit = AuditLog::new();
+        let mut counters = Vec::new();
+        let mut seeds = Vec::new();
+        for _ in 0..bound.threads() {
+            counters.push(Arc::new(Counters::default()));
+            seeds.push(assemble::seed().map_err(StartError::System)?);
+        }
+        let shards = {
+            let (relays, counters) = (Arc::clone(&shared.relays), counters.clone());
+            let shared = Arc::clone(&shared);
+            bound
+                .start(
+                    move |shard| {
+                        Relay::new(
+                            seeds[shard],
+                            Arc::clone(&shared),
+                            Arc::clone(&policy),
+                            Arc::clone(&counters[shard]),
+                        )
+                    },
+                    relays,
+                    Arc::new(move |event| audit.write(event)),
+                )
+                .map_err(StartError::System)?
+        };
+
+        let draining = Arc::new(AtomicBool::new(false));
+        let ops = ops.map(|listener| {
+            let (shared, started) = (Arc::clone(&shared), unix_now());
+            let (shown, ready) = (Arc::clone(&draining), Arc::clone(&draining));
+            let views = Views {
+                metrics: Box::new(move || {
+                    metrics::text(&counters, &shared, started, shown.load(Ordering::Relaxed))
+                }),
+                ready: Box::new(move || !ready.load(Ordering::Relaxed)),
+            };
+            (listener, Arc::new(views))
+        });
+        Ok(Self {
+            started: settings.clone(),
+            settings,
+            source,
+            shards,
+            shared,
+            certificates,
+            addresses,
+            ops,
+            draining,
+            log: None,
+        })
+    }
+
+    /// Hands over the control of the log, so that a reload can change its level.
+    #[must_use]
+    pub fn with_log(mut self, log: Option<LogControl>) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// The addresses that are served, with ports as the kernel gave them.
+    pub fn addresses(&self) -> &[(Protocol, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// The address of the operator's HTTP endpoint, if it is on.
+    pub fn ops_address(&self) -> Option<SocketAddr> {
+        self.ops
+            .as_ref()
+            .and_then(|(listener, _)| listener.local_addr().ok())
+    }
+
+    /// Serves until a signal ends it.
+    pub fn run(mut self) -> ExitCode {
+        match signals::serve(&mut self) {
+            Ok(()) => {
+                self.shards.stop();
+                info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                tracing::error!(%error, "the control thread could not start");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    /// Stops at once: live allocations end.
+    pub fn stop(self) {
+        self.shards.stop();
+    }
+}
+
+/// Unix time in seconds; 0 before 1970.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the start time that metrics show"
+)]
+fn unix_now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}

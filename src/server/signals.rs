@@ -1,0 +1,78 @@
+//! The control thread: signals, the certificate watch, draining, and the operator's endpoint.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracing::{error, info, warn};
+
+use crate::ops::http;
+
+use super::Server;
+
+/// How often certificate files and a drain's progress are looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Serves until the server is to stop.
+///
+/// # Errors
+/// When the runtime or the signal handlers can not be set up.
+pub(super) fn serve(server: &mut Server) -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(control(server))
+}
+
+async fn control(server: &mut Server) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    if let Some((listener, views)) = server.ops.take() {
+        tokio::spawn(async move {
+            if let Err(error) = http::serve(listener, views).await {
+                error!(%error, "metrics and health are no longer served");
+            }
+        });
+    }
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => server.reload(),
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return drain(server, &mut terminate, &mut interrupt).await,
+            _ = tick.tick() => server.certificates.reload_changed(),
+        }
+    }
+}
+
+/// Refuses new allocations and waits for the live ones, until the deadline or a second signal.
+async fn drain(server: &Server, terminate: &mut Signal, interrupt: &mut Signal) -> io::Result<()> {
+    server.draining.store(true, Ordering::Relaxed);
+    server.shards.drain(&server.settings.drain.alternate);
+    let deadline = Instant::now() + server.settings.drain.deadline;
+    info!(
+        allocations = server.shards.allocations(),
+        deadline_s = server.settings.drain.deadline.as_secs(),
+        "draining: no new allocations; a second signal stops at once"
+    );
+    let mut tick = interval(TICK);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            () = sleep_until(deadline) => {
+                warn!(allocations = server.shards.allocations(), "the drain deadline has passed");
+                return Ok(());
+            }
+            _ = tick.tick() => if server.shards.allocations() == 0 {
+                info!("drained: the last allocation is gone");
+                return Ok(());
+            }
+        }
+    }
+}
