@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 
-use super::address::{self, MAX_LEN};
+use super::address;
 use super::types::{Class, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId, message_type};
 use super::{attr, padded};
 
@@ -86,10 +86,12 @@ pub fn data_indication_prefix(
     peer: SocketAddr,
     data_len: usize,
 ) -> Option<(usize, u8)> {
-    let mut value = [0; MAX_LEN];
-    let value_len = address::encode(&mut value, peer, &address::mask(id));
-    let prefix_len = HEADER_LEN + 4 + value_len + 4;
-    let length = u16::try_from(prefix_len - HEADER_LEN + padded(data_len)).ok()?;
+    let value = out[24..]
+        .first_chunk_mut()
+        .expect("24 and 20 are less than 48");
+    let value_len = address::encode(value, peer, &address::mask(id));
+    let data_at = 24 + value_len;
+    let length = u16::try_from(data_at + 4 - HEADER_LEN + padded(data_len)).ok()?;
     let ty = message_type(Class::Indication, Method::DATA);
     out[..2].copy_from_slice(&ty.to_be_bytes());
     out[2..4].copy_from_slice(&length.to_be_bytes());
@@ -97,9 +99,7 @@ pub fn data_indication_prefix(
     out[8..20].copy_from_slice(&id.0);
     out[20..22].copy_from_slice(&attr::XOR_PEER_ADDRESS.to_be_bytes());
     out[22..24].copy_from_slice(&(value_len as u16).to_be_bytes());
-    let (address, data_header) = out[24..prefix_len].split_at_mut(value_len);
-    address.copy_from_slice(&value[..value_len]);
-    data_header[..2].copy_from_slice(&attr::DATA.to_be_bytes());
-    data_header[2..].copy_from_slice(&(data_len as u16).to_be_bytes());
-    Some((prefix_len, ChannelData::padding(data_len)))
+    out[data_at..data_at + 2].copy_from_slice(&attr::DATA.to_be_bytes());
+    out[data_at + 2..data_at + 4].copy_from_slice(&(data_len as u16).to_be_bytes());
+    Some((data_at + 4, ChannelData::padding(data_len)))
 }
