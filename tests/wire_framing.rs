@@ -188,4 +188,9 @@ fn the_longest_frames() {
     assert_eq!(framer.next(&[0, 1, 0, 116, 0]), Err(FrameError::TooLong));
     assert_eq!(framer.next(&channel(96)[..4]), Ok(None));
     assert_eq!(framer.next(&channel(97)[..4]), Err(FrameError::TooLong));
+    // Padding counts.
+    assert_eq!(
+        StreamFramer::new(102).next(&channel(97)[..4]),
+        Err(FrameError::TooLong)
+    );
 }

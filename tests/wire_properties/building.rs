@@ -123,6 +123,13 @@ fn overflow_is_remembered() {
     );
     builder.unknown_attributes([1, 2]);
     assert_eq!(builder.finish(), Err(Overflow));
+    // Nor does an empty list that does not fit.
+    for room in 0..24 {
+        let mut buffer = vec![0; room];
+        let mut builder = Builder::new(&mut buffer, Class::Error, Method::ALLOCATE, ID);
+        builder.unknown_attributes([]);
+        assert_eq!(builder.finish(), Err(Overflow));
+    }
     // Types that do not fit, one by one.
     let mut buffer = [0; 28];
     let mut builder = Builder::new(&mut buffer, Class::Error, Method::ALLOCATE, ID);

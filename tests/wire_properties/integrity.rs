@@ -123,6 +123,29 @@ fn what_follows_the_integrity_is_ignored() {
     }
 }
 
+/// RFC 8489 section 14: of each integrity attribute the first one counts, and section 14.6:
+/// none of them behind the SHA256 one.
+#[test]
+fn the_first_integrity_counts() {
+    let other = Key::short_term(b"other");
+    for which in [Integrity::Sha1, Integrity::Sha256] {
+        let bytes = allocate(|builder| {
+            builder.integrity(which, &key()).integrity(which, &other);
+        });
+        let message = Message::parse(&bytes).expect("well-formed");
+        assert!(message.verify(&key()).is_ok());
+        assert_eq!(message.verify(&other).err(), Some(IntegrityError::Mismatch));
+    }
+    let bytes = allocate(|builder| {
+        builder
+            .integrity(Integrity::Sha256, &key())
+            .integrity(Integrity::Sha1, &key());
+    });
+    let message = Message::parse(&bytes).expect("well-formed");
+    assert!(message.has_integrity(Integrity::Sha256));
+    assert!(!message.has_integrity(Integrity::Sha1));
+}
+
 #[test]
 fn claims_come_only_from_the_covered_part() {
     let bytes = build(|builder| {

@@ -60,9 +60,14 @@ fn headers_that_are_not_stun() {
 /// RFC 8489 section 14.7.
 #[test]
 fn fingerprint_is_last_and_right() {
-    let followed = build(|builder| {
-        builder.fingerprint().empty(attr::DONT_FRAGMENT);
+    // Right, but not last.
+    let mut followed = build(|builder| {
+        builder
+            .attribute(attr::FINGERPRINT, &[0; 4])
+            .empty(attr::DONT_FRAGMENT);
     });
+    let right = crc32fast::hash(&followed[..20]) ^ 0x5354_554E;
+    followed[24..28].copy_from_slice(&right.to_be_bytes());
     assert_eq!(
         Message::parse(&followed).err(),
         Some(ParseError::Fingerprint)
