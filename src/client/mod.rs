@@ -1,1 +1,4 @@
-//! (to be written)
+//! The other end of the protocol. It imports `wire` only, never `proto`: the two ends must not
+//! share a bug.
+
+pub mod probe;

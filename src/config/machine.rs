@@ -24,7 +24,10 @@ impl Machine {
             (Ipv4Addr::new(192, 0, 2, 1), 9).into(),
         ) {
             Some(IpAddr::V4(ip)) => Some(ip),
-            _ => read("/proc/net/fib_trie").and_then(|text| local_ipv4(&text)),
+            _ => interfaces().find_map(|ip| match ip {
+                IpAddr::V4(ip) => Some(ip),
+                IpAddr::V6(_) => None,
+            }),
         };
         let ipv6_sockets = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
             || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
@@ -33,7 +36,10 @@ impl Machine {
             (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into(),
         ) {
             Some(IpAddr::V6(ip)) => Some(ip),
-            _ => read("/proc/net/if_inet6").and_then(|text| local_ipv6(&text)),
+            _ => interfaces().find_map(|ip| match ip {
+                IpAddr::V6(ip) => Some(ip),
+                IpAddr::V4(_) => None,
+            }),
         };
         Self {
             ipv4,
@@ -59,54 +65,24 @@ fn source(from: SocketAddr, to: SocketAddr) -> Option<IpAddr> {
     usable.then_some(ip)
 }
 
-fn read(path: &str) -> Option<String> {
-    std::fs::read_to_string(path).ok()
-}
-
-/// The first address that is not loopback or link-local in the kernel's local routing table.
-fn local_ipv4(fib_trie: &str) -> Option<Ipv4Addr> {
-    let mut last: Option<Ipv4Addr> = None;
-    for line in fib_trie.lines() {
-        let line = line.trim_start();
-        if let Some(leaf) = line.strip_prefix("|-- ") {
-            last = leaf.trim().parse().ok();
-        } else if line.starts_with("/32 host LOCAL")
-            && let Some(ip) = last
-            && !ip.is_loopback()
-            && !ip.is_link_local()
-        {
-            return Some(ip);
-        }
-    }
-    None
-}
-
-/// The first address of global scope in the kernel's list of IPv6 addresses.
-fn local_ipv6(if_inet6: &str) -> Option<Ipv6Addr> {
-    if_inet6.lines().find_map(|line| {
-        let mut fields = line.split_whitespace();
-        let address = u128::from_str_radix(fields.next()?, 16).ok()?;
-        let scope = fields.nth(2)?;
-        (scope == "00").then(|| Ipv6Addr::from_bits(address))
-    })
+/// The addresses of all interfaces that another machine could reach.
+fn interfaces() -> impl Iterator<Item = IpAddr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    interfaces
+        .into_iter()
+        .map(|interface| interface.ip())
+        .filter(|ip| {
+            !ip.is_loopback()
+                && match ip {
+                    IpAddr::V4(ip) => !ip.is_link_local(),
+                    IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+                }
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn interface_lists_are_understood() {
-        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.1\n        /32 host LOCAL\n     \
-            |-- 169.254.3.4\n        /32 host LOCAL\n     |-- 10.1.0.0\n        /24 link UNICAST\n     \
-            |-- 10.1.0.2\n        /32 host LOCAL\n";
-        assert_eq!(local_ipv4(trie), Some(Ipv4Addr::new(10, 1, 0, 2)));
-        assert_eq!(local_ipv4("Main:\n"), None);
-        let inet6 = "00000000000000000000000000000001 01 80 10 80       lo\n\
-            fe80000000000000000000000000000a 02 40 20 80     eth0\n\
-            20010db8000000000000000000000007 02 40 00 80     eth0\n";
-        assert_eq!(local_ipv6(inet6), Some("2001:db8::7".parse().unwrap()));
-    }
 
     #[test]
     fn a_detected_address_can_be_bound() {

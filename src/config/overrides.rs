@@ -88,6 +88,24 @@ impl Overrides {
         }
     }
 
+    /// Whether there is a secret or a user among them.
+    pub fn has_credentials(&self) -> bool {
+        self.secrets.is_some() || self.users.is_some()
+    }
+
+    /// The same with one static user, for a server that nobody has configured. The name has no
+    /// colon or comma, the password no comma.
+    #[must_use]
+    pub fn with_user(&self, name: &str, password: &str) -> Self {
+        Self {
+            users: Some(Outside {
+                value: Zeroizing::new(format!("{name}:{password}")),
+                source: "the generated user",
+            }),
+            ..self.clone()
+        }
+    }
+
     pub(super) fn secrets(&self) -> Option<Vec<Found<String>>> {
         self.secrets.as_ref().map(Outside::list)
     }

@@ -1,0 +1,106 @@
+//! `turnserver check`: is the configuration valid, and what does it amount to?
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use turnserver::config::{Settings, Warning, effective};
+
+use crate::source::Source;
+use crate::{Common, Failure, certificate};
+
+/// Certificates that expire sooner are warned about.
+const SOON: i64 = 14 * DAY;
+const DAY: i64 = 86_400;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The file, as by --config; without either the built-in default is checked
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+}
+
+pub(crate) fn run(common: &Common, options: Options) -> Result<(), Failure> {
+    let common = &Common {
+        config: common.config.clone().or(options.file),
+        realm: common.realm.clone(),
+        public_address: common.public_address.clone(),
+        log_level: common.log_level.clone(),
+    };
+    let source = Source::configured(common)?;
+    let mut warnings = source.warnings();
+    let certificates = certificates(&source.settings, &mut warnings)?;
+
+    crate::print(&match &source.from.path {
+        Some(path) => format!("# {} is valid. In force, secrets redacted:", path.display()),
+        None => "# The built-in configuration. In force, secrets redacted:".into(),
+    });
+    let sources = source.from.overrides.sources();
+    if !sources.is_empty() {
+        crate::print(&format!(
+            "# From environment and flags: {}",
+            sources.join(", ")
+        ));
+    }
+    crate::print(&effective(&source.settings));
+    crate::print(&capacity(&source.settings));
+    certificates.iter().for_each(|line| crate::print(line));
+    for Warning { message, help } in warnings {
+        eprintln!("warning: {message}\n = help: {help}");
+    }
+    Ok(())
+}
+
+fn capacity(settings: &Settings) -> String {
+    let relay = &settings.relay;
+    let ports = relay.ports.len();
+    let of_family = |v4: bool| {
+        let addresses = relay.addresses.iter();
+        addresses.filter(|a| a.local.is_ipv4() == v4).count() * ports
+    };
+    format!(
+        "# Capacity: {} allocations ({} IPv4, {} IPv6: {} ports on each of {} addresses)",
+        settings.capacity(),
+        of_family(true),
+        of_family(false),
+        ports,
+        relay.addresses.len(),
+    )
+}
+
+/// A line for each certificate.
+fn certificates(settings: &Settings, warnings: &mut Vec<Warning>) -> Result<Vec<String>, Failure> {
+    let mut lines = Vec::new();
+    for used in settings.certificates() {
+        let found = certificate::read(&used.chain).map_err(Failure::Plain)?;
+        turnserver::net::tls::Certificates::load(&used.chain, &used.key)
+            .map_err(|error| Failure::Plain(error.to_string()))?;
+        let left = found.not_after - unix_now();
+        let path = used.chain.display();
+        if left < SOON {
+            warnings.push(Warning {
+                message: match left {
+                    ..=0 => format!("the certificate {path} has expired"),
+                    _ => format!("the certificate {path} expires in {} days", left / DAY),
+                },
+                help: "renew it; a running server reads it again when it changes".into(),
+            });
+        }
+        lines.push(format!(
+            "# Certificate {path}: {}, {} days left",
+            found.names.join(", "),
+            left.max(0) / DAY
+        ));
+    }
+    Ok(lines)
+}
+
+/// Seconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "a command line is a driver")]
+pub(crate) fn unix_now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_secs()).ok())
+        .unwrap_or_default()
+}
