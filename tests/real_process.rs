@@ -1,0 +1,720 @@
+//! The process as an operator meets it: start-up errors, signals, reload, drain, metrics,
+//! certificates, and the first run without a configuration.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "watches a running process in real time"
+)]
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use support::namespace::{ADDRESS, Namespace};
+use support::stun::{self, Client, Echo, Wire};
+use support::tools::{Output, need, run};
+use support::{Config, OTHER_USER, Ports, Server, USER, binary, tls, wait_until};
+
+/// Runs the server with a configuration text that it must refuse, and returns what it said.
+fn refused(text: &str, directory: &Path) -> String {
+    let file = directory.join("stunner.toml");
+    fs::write(&file, text).expect("config written");
+    let output = run(
+        &[binary(), "--config", &file.to_string_lossy()],
+        Duration::from_secs(10),
+    );
+    assert_ne!(output.code, 0, "{}", output.text);
+    assert_ne!(output.code, 124, "it served:\n{}", output.text);
+    output.text
+}
+
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    support::write_certificate(directory.path());
+    directory
+}
+
+fn udp_client(server: &Server, user: (&str, &str)) -> Client {
+    Client::new(Wire::udp(server.udp()).expect("a socket"), user)
+}
+
+mod start_up {
+    use super::*;
+
+    fn assert_says(text: &str, words: &[&str]) {
+        let lower = text.to_lowercase();
+        for word in words {
+            assert!(
+                lower.contains(&word.to_lowercase()),
+                "no {word:?} in:\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_second_server_on_the_same_ports_is_refused() {
+        let server = Server::start();
+        let directory = directory();
+        let config = Config {
+            relay_ports: Some((60_000, 60_100)),
+            ..server.config.clone()
+        };
+        let said = refused(&config.render(&server.ports), directory.path());
+        assert_says(&said, &["in use", &server.ports.plain().to_string()]);
+        // The first one was not robbed of its clients.
+        for _ in 0..20 {
+            assert!(stun::binding_udp(server.udp(), Duration::from_secs(1)).is_some());
+        }
+    }
+
+    #[test]
+    fn a_port_that_another_program_holds_is_named() {
+        let ports = Ports::claim();
+        let _udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, ports.plain())).expect("it is free");
+        let said = refused(&Config::default().render(&ports), directory().path());
+        assert_says(&said, &["in use", "udp", &ports.plain().to_string()]);
+
+        let ports = Ports::claim();
+        let _tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.plain())).expect("it is free");
+        let said = refused(&Config::default().render(&ports), directory().path());
+        assert_says(&said, &["in use", "tcp", &ports.plain().to_string()]);
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_named() {
+        let ports = Ports::claim();
+        let text = Config::default()
+            .render(&ports)
+            .replace("127.0.0.1:", "192.0.2.55:");
+        let said = refused(&text, directory().path());
+        assert_says(&said, &["192.0.2.55", "interface"]);
+    }
+
+    #[test]
+    fn a_relay_address_of_another_machine_is_named() {
+        let ports = Ports::claim();
+        let text = Config::default().render(&ports).replace(
+            "[relay]\naddress = [\"127.0.0.1\"",
+            "[relay]\naddress = [\"192.0.2.55\"",
+        );
+        assert!(text.contains("192.0.2.55"));
+        let said = refused(&text, directory().path());
+        assert_says(&said, &["192.0.2.55"]);
+    }
+
+    #[test]
+    fn a_privileged_port_needs_a_privilege() {
+        // Inside a namespace, where the range of privileged ports is what the kernel starts with,
+        // and as a user without any capability.
+        let namespace = Namespace::new();
+        let directory = directory();
+        let file = directory.path().join("stunner.toml");
+        let ports = Ports::claim();
+        let text = Config {
+            tls: false,
+            ..Config::default()
+        };
+        let text = text
+            .render(&ports)
+            .replace(&format!(":{}", ports.plain()), ":99");
+        fs::write(&file, text).expect("config written");
+        let output = namespace.run(
+            &[
+                &need("setpriv", "util-linux"),
+                "--bounding-set=-all",
+                "--inh-caps=-all",
+                "--no-new-privs",
+                binary(),
+                "--config",
+                &file.to_string_lossy(),
+            ],
+            Duration::from_secs(10),
+        );
+        assert!(output.code != 0 && output.code != 124, "{}", output.text);
+        assert_says(&output.text, &["99", "CAP_NET_BIND_SERVICE"]);
+    }
+
+    #[test]
+    fn no_credentials_no_service() {
+        let ports = Ports::claim();
+        let config = Config {
+            users: Vec::new(),
+            secrets: Vec::new(),
+            ..Config::default()
+        };
+        let said = refused(&config.render(&ports), directory().path());
+        assert_says(&said, &["credentials", "[auth"]);
+    }
+
+    #[test]
+    fn every_mistake_is_shown_at_once() {
+        let ports = Ports::claim();
+        let text = Config::default()
+            .render(&ports)
+            .replace("level = ", "levle = ")
+            + "[drain]\ndeadline = \"soon\"\n";
+        let said = refused(&text, directory().path());
+        assert_says(&said, &["levle", "level", "deadline", "stunner.toml:"]);
+    }
+
+    #[test]
+    fn a_missing_certificate_is_named() {
+        let ports = Ports::claim();
+        let directory = directory();
+        fs::remove_file(directory.path().join("cert.pem")).expect("it was there");
+        let said = refused(&Config::default().render(&ports), directory.path());
+        assert_says(&said, &["cert.pem"]);
+    }
+}
+
+mod commands {
+    use super::*;
+
+    #[test]
+    fn ping_tells_by_its_exit_code() {
+        let server = Server::start();
+        let address = server.udp().to_string();
+        let output = run(&[binary(), "ping", &address], Duration::from_secs(10));
+        assert_eq!(output.code, 0, "{}", output.text);
+        let ports = Ports::claim();
+        let address = format!("127.0.0.1:{}", ports.plain());
+        let output = run(&[binary(), "ping", &address], Duration::from_secs(20));
+        assert_eq!(output.code, 1, "{}", output.text);
+    }
+
+    #[test]
+    fn check_shows_what_is_in_force_without_secrets() {
+        let directory = directory();
+        let ports = Ports::claim();
+        let file = directory.path().join("stunner.toml");
+        let config = Config {
+            relay_ports: Some((50_000, 50_099)),
+            ..Config::default()
+        };
+        fs::write(&file, config.render(&ports)).expect("config written");
+        let output = check(&file);
+        assert_eq!(output.code, 0, "{}", output.text);
+        // 100 ports on two addresses.
+        assert!(output.text.contains("200"), "{}", output.text);
+        assert!(output.text.contains("max_lifetime"), "{}", output.text);
+        for secret in [support::SECRET, USER.1, OTHER_USER.1] {
+            assert!(!output.text.contains(secret), "{}", output.text);
+        }
+    }
+
+    fn check(file: &Path) -> Output {
+        run(
+            &[binary(), "check", "--config", &file.to_string_lossy()],
+            Duration::from_secs(10),
+        )
+    }
+
+    #[test]
+    fn the_container_configuration_needs_only_credentials() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/container.toml");
+        assert_ne!(check(&file).code, 0, "no credentials, no service");
+        let with_users = format!(
+            "TURNSERVER_USERS=user-1:pass-1 {} check --config {}",
+            binary(),
+            file.display()
+        );
+        let output = run(&["sh", "-c", &with_users], Duration::from_secs(10));
+        assert_eq!(output.code, 0, "{}", output.text);
+    }
+
+    #[test]
+    fn secrets_come_from_the_environment() {
+        let directory = directory();
+        let ports = Ports::claim();
+        let file = directory.path().join("stunner.toml");
+        fs::write(&file, Config::default().render(&ports)).expect("config written");
+        let mint = format!(
+            "TURNSERVER_SECRETS=other-secret {} credentials --config {} --user alice",
+            binary(),
+            file.display()
+        );
+        let output = run(&["sh", "-c", &mint], Duration::from_secs(10));
+        assert_eq!(output.code, 0, "{}", output.text);
+        let printed: serde_json::Value =
+            serde_json::from_str(&output.stdout).expect("it prints JSON");
+        let servers = printed.get("iceServers").unwrap_or(&printed);
+        let username = servers[0]["username"].as_str().expect("a username");
+        let credential = servers[0]["credential"].as_str().expect("a credential");
+
+        let server = Server::with(Config {
+            secrets: vec!["other-secret".to_owned()],
+            ..Config::default()
+        });
+        udp_client(&server, (username, credential)).allocated();
+        let server = Server::start();
+        let refused = udp_client(&server, (username, credential)).allocate();
+        assert_eq!(refused.error(), Some(401));
+    }
+}
+
+mod ops {
+    use super::*;
+
+    /// One HTTP/1.1 request; status and body.
+    pub(super) fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(address).ok()?;
+        let limit = Some(Duration::from_secs(5));
+        stream.set_read_timeout(limit).ok()?;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).ok()?;
+        let status = reply.split_whitespace().nth(1)?.parse().ok()?;
+        let body = reply.split_once("\r\n\r\n")?.1.to_owned();
+        Some((status, body))
+    }
+
+    fn server() -> Server {
+        Server::with(Config {
+            ops: true,
+            ..Config::default()
+        })
+    }
+
+    /// The sum of all samples of a metric.
+    fn sum(metrics: &str, name: &str) -> f64 {
+        let samples = metrics.lines().filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        samples
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    #[test]
+    fn health_and_readiness() {
+        let server = server();
+        assert_eq!(
+            get(server.ops(), "/healthz").map(|reply| reply.0),
+            Some(200)
+        );
+        assert_eq!(get(server.ops(), "/readyz").map(|reply| reply.0), Some(200));
+        assert_eq!(
+            get(server.ops(), "/nothing").map(|reply| reply.0),
+            Some(404)
+        );
+    }
+
+    #[test]
+    fn off_by_default() {
+        let server = Server::start();
+        assert!(TcpStream::connect(server.ops()).is_err());
+    }
+
+    #[test]
+    fn metrics_count_what_happens() {
+        let server = server();
+        let echo = Echo::start(Ipv4Addr::LOCALHOST.into());
+        let mut client = udp_client(&server, USER);
+        client.allocated();
+        assert!(client.permit(echo.address).is_success());
+        for round in 0..20 {
+            assert!(client.echoes(echo.address, format!("{round}").as_bytes()));
+        }
+        assert_eq!(
+            udp_client(&server, (USER.0, "wrong")).allocate().error(),
+            Some(401)
+        );
+        client.wire.send(&[0x40, 0, 0, 1, 7]).expect("sent");
+
+        let mut metrics = String::new();
+        let counted = wait_until(Duration::from_secs(5), || {
+            metrics = get(server.ops(), "/metrics").expect("an answer").1;
+            sum(&metrics, "turnserver_dropped_packets_total") >= 1.0
+        });
+        assert!(counted, "{metrics}");
+        assert_eq!(
+            sum(&metrics, "turnserver_allocations_active"),
+            1.0,
+            "{metrics}"
+        );
+        let relayed = sum(&metrics, "turnserver_relayed_packets_total");
+        assert!(relayed >= 40.0, "{relayed} packets:\n{metrics}");
+
+        client.refresh(0);
+        let gone = wait_until(Duration::from_secs(5), || {
+            metrics = get(server.ops(), "/metrics").expect("an answer").1;
+            sum(&metrics, "turnserver_allocations_active") == 0.0
+        });
+        assert!(gone, "{metrics}");
+        assert_prometheus(&metrics);
+    }
+
+    /// The text format: HELP and TYPE once for each name, samples that parse, no name or address
+    /// of a user anywhere.
+    fn assert_prometheus(metrics: &str) {
+        let mut names = std::collections::BTreeSet::new();
+        for line in metrics.lines().filter(|line| !line.is_empty()) {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let name = rest.split(' ').next().expect("a name");
+                assert!(names.insert(name.to_owned()), "{name} twice");
+                assert!(
+                    metrics.contains(&format!("# HELP {name} ")),
+                    "no help for {name}"
+                );
+            } else if !line.starts_with('#') {
+                let (sample, value) = line.rsplit_once(' ').expect("a value");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+                let name = sample.split('{').next().expect("a name");
+                assert!(names.contains(name), "no type for {name}");
+            }
+        }
+        assert!(names.len() > 5, "{names:?}");
+        for secret in [USER.0, OTHER_USER.0, "127.0.0.1"] {
+            assert!(!metrics.contains(secret), "{secret} in:\n{metrics}");
+        }
+    }
+}
+
+mod drain {
+    use super::*;
+
+    #[test]
+    fn an_idle_server_ends_at_once() {
+        let mut server = Server::start();
+        server.signal("TERM");
+        let status = server.wait_for_end(Duration::from_secs(5));
+        assert!(status.is_some_and(|status| status.success()), "{status:?}");
+    }
+
+    #[test]
+    fn allocations_live_on_and_no_new_ones_are_made() {
+        let mut server = Server::with(Config {
+            ops: true,
+            ..Config::default()
+        });
+        let echo = Echo::start(Ipv4Addr::LOCALHOST.into());
+        let mut old = udp_client(&server, USER);
+        old.allocated();
+        assert!(old.permit(echo.address).is_success());
+
+        server.signal("TERM");
+        let mut new = udp_client(&server, OTHER_USER);
+        let mut refused = None;
+        let drains = wait_until(Duration::from_secs(5), || {
+            let reply = new.allocate();
+            if reply.is_success() {
+                new.refresh(0);
+            }
+            refused = reply.error();
+            refused.is_some()
+        });
+        assert!(drains && refused == Some(508), "{refused:?}");
+        let readiness = ops::get(server.ops(), "/readyz").map(|reply| reply.0);
+        assert_eq!(readiness, Some(503), "not ready while draining");
+        assert_eq!(
+            ops::get(server.ops(), "/healthz").map(|reply| reply.0),
+            Some(200)
+        );
+
+        assert!(old.refresh(600).is_success());
+        assert!(old.echoes(echo.address, b"still there"));
+        assert!(server.is_running());
+        assert!(old.refresh(0).is_success());
+        let status = server.wait_for_end(Duration::from_secs(5));
+        assert!(status.is_some_and(|status| status.success()), "{status:?}");
+    }
+
+    #[test]
+    fn new_clients_are_sent_to_the_sibling() {
+        let server = Server::with(Config {
+            extra: "[drain]\nalternate = [\"192.0.2.2:3478\"]\n".to_owned(),
+            ..Config::default()
+        });
+        let mut old = udp_client(&server, USER);
+        old.allocated();
+        server.signal("TERM");
+        let mut new = udp_client(&server, OTHER_USER);
+        let mut reply = None;
+        let redirected = wait_until(Duration::from_secs(5), || {
+            let answer = new.allocate();
+            if answer.is_success() {
+                new.refresh(0);
+            }
+            let redirected = answer.error() == Some(300);
+            reply = Some(answer);
+            redirected
+        });
+        let reply = reply.expect("an answer");
+        assert!(redirected, "{:?}", reply.error());
+        assert!(reply.integrity_holds(&new.key()), "a 300 must be protected");
+        let alternate = reply.get(stun::ALTERNATE_SERVER);
+        assert_eq!(alternate, Some(&[0, 1, 0x0D, 0x96, 192, 0, 2, 2][..]));
+    }
+
+    #[test]
+    fn the_deadline_ends_it() {
+        let mut server = Server::with(Config {
+            extra: "[drain]\ndeadline = 1\n".to_owned(),
+            ..Config::default()
+        });
+        udp_client(&server, USER).allocated();
+        server.signal("TERM");
+        let started = Instant::now();
+        assert!(server.wait_for_end(Duration::from_secs(10)).is_some());
+        assert!(started.elapsed() >= Duration::from_millis(900));
+        // The allocation that was cut still has its one line in the log.
+        assert!(server.log().contains("shutdown"), "{}", server.log());
+    }
+
+    #[test]
+    fn interrupt_ends_it_too() {
+        let mut server = Server::start();
+        server.signal("INT");
+        assert!(server.wait_for_end(Duration::from_secs(5)).is_some());
+    }
+}
+
+mod reload {
+    use super::*;
+
+    /// Whether a user can allocate now; leaves nothing behind.
+    fn may_allocate(server: &Server, user: (&str, &str)) -> bool {
+        let mut client = udp_client(server, user);
+        let allowed = client.allocate().is_success();
+        if allowed {
+            client.refresh(0);
+        }
+        allowed
+    }
+
+    #[test]
+    fn a_changed_password_takes_effect_and_calls_live_on() {
+        let mut server = Server::start();
+        let echo = Echo::start(Ipv4Addr::LOCALHOST.into());
+        let mut client = udp_client(&server, USER);
+        client.allocated();
+        assert!(client.permit(echo.address).is_success());
+
+        server.rewrite(|config| config.users[0].1 = "changed".to_owned());
+        server.signal("HUP");
+        let changed = wait_until(Duration::from_secs(5), || {
+            may_allocate(&server, (USER.0, "changed"))
+        });
+        assert!(changed, "the new password never worked");
+        assert!(!may_allocate(&server, USER), "the old one still does");
+        assert!(may_allocate(&server, OTHER_USER), "others are untouched");
+        assert!(client.echoes(echo.address, b"alive"), "the call lives on");
+    }
+
+    #[test]
+    fn users_secrets_and_peers_change_as_one() {
+        let mut server = Server::start();
+        server.rewrite(|config| {
+            config.users.push(("new".to_owned(), "user".to_owned()));
+            config.peers = "allow = [\"127.0.0.0/8\"]\ndeny = [\"127.0.0.9/32\"]\n".to_owned();
+            config.limits = "allocations_per_user = 1\nunauthenticated_replies = 0\n".to_owned();
+        });
+        server.signal("HUP");
+        let added = wait_until(Duration::from_secs(5), || {
+            may_allocate(&server, ("new", "user"))
+        });
+        assert!(added, "the new user never worked");
+
+        let mut client = udp_client(&server, USER);
+        client.allocated();
+        let permit = |client: &mut Client, peer: &str| {
+            client.permit(peer.parse().expect("an address")).error()
+        };
+        assert_eq!(permit(&mut client, "127.0.0.8:9"), None);
+        assert_eq!(permit(&mut client, "127.0.0.9:9"), Some(403));
+        assert_eq!(udp_client(&server, USER).allocate().error(), Some(486));
+    }
+
+    #[test]
+    fn a_bad_file_changes_nothing() {
+        let mut server = Server::start();
+        let good = fs::read_to_string(server.config_file()).expect("readable");
+        fs::write(server.config_file(), good.replace("realm", "relam")).expect("written");
+        server.signal("HUP");
+        server.wait_for_log("relam");
+        assert!(server.is_running());
+        assert!(may_allocate(&server, USER));
+
+        // The next good one takes effect.
+        server.rewrite(|config| config.users[0].1 = "changed".to_owned());
+        server.signal("HUP");
+        let changed = wait_until(Duration::from_secs(5), || {
+            may_allocate(&server, (USER.0, "changed"))
+        });
+        assert!(changed);
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_said() {
+        let mut server = Server::start();
+        server.rewrite(|config| config.extra = "[runtime]\nthreads = 1\n".to_owned());
+        server.signal("HUP");
+        server.wait_for_log("restart");
+        assert!(server.log().contains("runtime.threads"), "{}", server.log());
+    }
+
+    #[test]
+    fn a_new_certificate_is_served() {
+        let server = Server::start();
+        let first = fs::read(server.dir.path().join("cert.pem")).expect("readable");
+        let new = support::write_certificate(server.dir.path());
+        assert_ne!(
+            first,
+            fs::read(server.dir.path().join("cert.pem")).expect("readable")
+        );
+        let reject = tls::binding(server.tls(), &new, rustls::ALL_VERSIONS);
+        server.signal("HUP");
+        let served = wait_until(Duration::from_secs(5), || {
+            tls::binding(server.tls(), &new, rustls::ALL_VERSIONS).is_ok()
+        });
+        assert!(served, "before the reload: {reject:?}");
+        // Both versions of TLS.
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            assert_eq!(tls::binding(server.tls(), &new, &[version]), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_changes_is_noticed_without_a_signal() {
+        let server = Server::start();
+        let new = support::write_certificate(server.dir.path());
+        let served = wait_until(Duration::from_secs(90), || {
+            std::thread::sleep(Duration::from_millis(200));
+            tls::binding(server.tls(), &new, rustls::ALL_VERSIONS).is_ok()
+        });
+        assert!(served, "{}", server.log());
+    }
+
+    #[test]
+    fn a_broken_certificate_changes_nothing() {
+        let server = Server::start();
+        let good = support::write_certificate(server.dir.path());
+        server.signal("HUP");
+        let serves = |server: &Server| tls::binding(server.tls(), &good, rustls::ALL_VERSIONS);
+        assert!(wait_until(Duration::from_secs(5), || serves(&server).is_ok()));
+        fs::write(server.dir.path().join("cert.pem"), "nothing").expect("written");
+        server.signal("HUP");
+        server.wait_for_log("cert.pem");
+        assert_eq!(serves(&server), Ok(()));
+    }
+}
+
+mod logs {
+    use super::*;
+
+    #[test]
+    fn one_json_line_for_an_ended_allocation() {
+        let server = Server::start();
+        let echo = Echo::start(Ipv4Addr::LOCALHOST.into());
+        let mut client = udp_client(&server, USER);
+        let relayed = client.allocated();
+        assert!(client.permit(echo.address).is_success());
+        assert!(client.echoes(echo.address, b"one packet each way"));
+        client.refresh(0);
+        server.wait_for_log("deleted");
+        let log = server.log();
+        for line in log.lines() {
+            serde_json::from_str::<serde_json::Value>(line)
+                .unwrap_or_else(|_| panic!("not JSON: {line}"));
+        }
+        let ends: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains("deleted"))
+            .collect();
+        assert_eq!(ends.len(), 1, "{log}");
+        assert!(
+            ends[0].contains(USER.0) && ends[0].contains(&relayed.to_string()),
+            "{log}"
+        );
+        assert!(
+            !log.contains(USER.1) && !log.contains(support::SECRET),
+            "{log}"
+        );
+    }
+}
+
+mod first_run {
+    use super::*;
+
+    /// Ends the server by its process id when the test is over.
+    struct Ended(std::process::Child);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            // Killing a process that has ended is an error of no interest.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn without_a_configuration_it_prints_ice_servers_that_work() {
+        let namespace = Namespace::new();
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let log = directory.path().join("log");
+        // In an empty directory: a stunner.toml that lies about must not matter.
+        let command = format!("cd {} && exec {}", directory.path().display(), binary());
+        let _server = Ended(namespace.start(&["sh", "-c", &command], &log));
+        let said = || fs::read_to_string(&log).unwrap_or_default();
+        let printed = wait_until(Duration::from_secs(20), || ice_servers(&said()).is_some());
+        assert!(printed, "no iceServers in:\n{}", said());
+        let servers = ice_servers(&said()).expect("found above");
+        let username = servers[0]["username"].as_str().expect("a username");
+        let credential = servers[0]["credential"].as_str().expect("a credential");
+        assert!(credential.len() >= 16, "a password that nobody guesses");
+        let urls = servers[0]["urls"].to_string();
+        for transport in ["udp", "tcp"] {
+            let url = format!("turn:{ADDRESS}:3478?transport={transport}");
+            assert!(urls.contains(&url), "no {url} in {urls}");
+        }
+
+        // Client to client: the relay's own addresses are private here and reachable all the
+        // same, because they are live relayed transport addresses.
+        let uclient = need("turnutils_uclient", "coturn");
+        for transport in [&[][..], &["-t"]] {
+            let mut command = vec![
+                uclient.as_str(),
+                "-u",
+                username,
+                "-w",
+                credential,
+                "-n",
+                "10",
+                "-m",
+                "2",
+                "-c",
+                "-y",
+            ];
+            command.extend_from_slice(transport);
+            command.push(ADDRESS);
+            let output = namespace.run(&command, Duration::from_secs(60));
+            assert!(
+                output.text.contains("tot_send_msgs=20, tot_recv_msgs=20"),
+                "{}\n{}",
+                output.text,
+                said()
+            );
+        }
+    }
+
+    /// The first JSON value with `urls` in what was printed.
+    fn ice_servers(text: &str) -> Option<serde_json::Value> {
+        text.char_indices()
+            .filter(|(_, c)| matches!(c, '[' | '{'))
+            .find_map(|(at, _)| {
+                let mut values = serde_json::Deserializer::from_str(&text[at..])
+                    .into_iter::<serde_json::Value>();
+                let value = values.next()?.ok()?;
+                let servers = value.get("iceServers").unwrap_or(&value);
+                servers.get(0)?.get("urls")?;
+                Some(servers.clone())
+            })
+    }
+}

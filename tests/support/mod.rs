@@ -1,0 +1,411 @@
+//! Starts the built server the way a person would: the binary, a config file, signals.
+//!
+//! Each server gets a block of 500 ports that no other running test has, so that tests run side
+//! by side. Everything it writes goes to a temporary directory; its log is printed when a test
+//! fails.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test crate compiles this module and uses its own part of it"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests of a running process wait in real time"
+)]
+
+pub mod hostile;
+pub mod namespace;
+pub mod random;
+pub mod stun;
+pub mod tls;
+pub mod tools;
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// The realm of every test server.
+pub const REALM: &str = "example.org";
+/// A static user and its password.
+pub const USER: (&str, &str) = ("user-1", "pass-1");
+/// Another static user.
+pub const OTHER_USER: (&str, &str) = ("user-2", "pass-2");
+/// The secret of time-limited credentials.
+pub const SECRET: &str = "rest-secret";
+
+/// The built server.
+pub fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_turnserver")
+}
+
+const BLOCK: u16 = 500;
+const FIRST_BLOCK: u16 = 10_000;
+/// Ends below Linux' range of ephemeral ports (32768 and up), where clients' sockets live.
+const BLOCKS: u32 = 45;
+
+/// A claim on 500 ports: other tests, also of other processes, see the bound first one.
+#[derive(Debug)]
+pub struct Ports {
+    base: u16,
+    _claim: UdpSocket,
+}
+
+impl Ports {
+    /// Claims a block whose fixed ports are free on both loopback addresses.
+    pub fn claim() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let started = Instant::now();
+        loop {
+            let index = NEXT
+                .fetch_add(1, Ordering::Relaxed)
+                .wrapping_add(std::process::id().wrapping_mul(7));
+            let base = FIRST_BLOCK + BLOCK * u16::try_from(index % BLOCKS).expect("below 45");
+            if let Ok(claim) = UdpSocket::bind((Ipv4Addr::LOCALHOST, base)) {
+                let ports = Self {
+                    base,
+                    _claim: claim,
+                };
+                if ports.are_free() {
+                    return ports;
+                }
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "no block of free ports on loopback"
+            );
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn are_free(&self) -> bool {
+        let hosts = [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ];
+        hosts.iter().all(|&ip| {
+            [self.plain(), self.tls(), self.ops(), self.peer()]
+                .iter()
+                .all(|&port| {
+                    UdpSocket::bind((ip, port)).is_ok() && TcpListener::bind((ip, port)).is_ok()
+                })
+        })
+    }
+
+    /// The UDP and TCP listeners' port.
+    pub fn plain(&self) -> u16 {
+        self.base + 1
+    }
+
+    /// The TLS listener's port.
+    pub fn tls(&self) -> u16 {
+        self.base + 2
+    }
+
+    /// The operations listener's port.
+    pub fn ops(&self) -> u16 {
+        self.base + 3
+    }
+
+    /// A port for an echo peer; the one above it is free too.
+    pub fn peer(&self) -> u16 {
+        self.base + 10
+    }
+
+    /// First and last relay port.
+    pub fn relay(&self) -> (u16, u16) {
+        (self.base + 50, self.base + BLOCK - 1)
+    }
+}
+
+/// The configuration file of the README, with free ports and what a test changes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Static users and their passwords.
+    pub users: Vec<(String, String)>,
+    /// Secrets of time-limited credentials.
+    pub secrets: Vec<String>,
+    /// Lines of `[limits]`.
+    pub limits: String,
+    /// Lines of `[peers]`.
+    pub peers: String,
+    /// Lines of `[auth]` besides users and secrets.
+    pub auth: String,
+    /// Whether `[ops] address` is set.
+    pub ops: bool,
+    /// Whether there is a TLS listener.
+    pub tls: bool,
+    /// First and last relay port, when not the whole block.
+    pub relay_ports: Option<(u16, u16)>,
+    /// Lines of `[relay]` besides the ports.
+    pub relay: String,
+    /// Addresses of the UDP and TCP listeners, without ports.
+    pub hosts: Vec<String>,
+    /// Whole sections to append.
+    pub extra: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let own = |(name, password): (&str, &str)| (name.to_owned(), password.to_owned());
+        Self {
+            users: vec![own(USER), own(OTHER_USER)],
+            secrets: vec![SECRET.to_owned()],
+            limits: "allocations_per_user = 0\nunauthenticated_replies = 0\n".to_owned(),
+            peers: "allow = [\"127.0.0.0/8\", \"::1/128\"]\ndeny = []\n".to_owned(),
+            auth: String::new(),
+            ops: false,
+            tls: true,
+            relay_ports: None,
+            relay: "address = [\"127.0.0.1\", \"::1\"]\n".to_owned(),
+            hosts: vec!["127.0.0.1".to_owned(), "[::1]".to_owned()],
+            extra: String::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The file's text.
+    pub fn render(&self, ports: &Ports) -> String {
+        let (plain, tls, ops) = (ports.plain(), ports.tls(), ports.ops());
+        let (first, last) = self.relay_ports.unwrap_or_else(|| ports.relay());
+        let addresses: Vec<_> = self
+            .hosts
+            .iter()
+            .map(|ip| format!("{ip}:{plain}"))
+            .collect();
+        let mut text = format!("realm = \"{REALM}\"\n");
+        for protocol in ["udp", "tcp"] {
+            text += &format!("[[listener]]\nprotocol = \"{protocol}\"\naddress = {addresses:?}\n");
+        }
+        if self.tls {
+            text += &format!(
+                "[[listener]]\nprotocol = \"tls\"\naddress = \"127.0.0.1:{tls}\"\n\
+                 certificate = \"cert.pem\"\nkey = \"key.pem\"\n"
+            );
+        }
+        text += &format!(
+            "[relay]\n{}ports = \"{first}-{last}\"\n[auth]\n{}",
+            self.relay, self.auth
+        );
+        if !self.secrets.is_empty() {
+            text += &format!("secrets = {:?}\n", self.secrets);
+        }
+        if !self.users.is_empty() {
+            text += "[auth.users]\n";
+            for (name, password) in &self.users {
+                text += &format!("{name:?} = {password:?}\n");
+            }
+        }
+        text += &format!("[peers]\n{}[limits]\n{}", self.peers, self.limits);
+        text += "[log]\nlevel = \"info\"\n";
+        if self.ops {
+            text += &format!("[ops]\naddress = \"127.0.0.1:{ops}\"\n");
+        }
+        text += &self.extra;
+        text
+    }
+}
+
+/// A running server. Ended when dropped; its log is printed when the test panicked.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    /// The ports it uses.
+    pub ports: Ports,
+    /// Where its config, certificates and log are.
+    pub dir: tempfile::TempDir,
+    /// The configuration it was started with.
+    pub config: Config,
+    /// The certificate it was started with, as DER.
+    pub certificate: Vec<u8>,
+}
+
+impl Server {
+    /// Starts a server with the default test configuration and waits until it answers.
+    pub fn start() -> Self {
+        Self::with(Config::default())
+    }
+
+    /// Starts a server with `config` and waits until it answers.
+    pub fn with(config: Config) -> Self {
+        let ports = Ports::claim();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let certificate = write_certificate(dir.path());
+        fs::write(dir.path().join("stunner.toml"), config.render(&ports)).expect("config written");
+        let child = spawn(dir.path(), &[]);
+        let mut server = Self {
+            child,
+            ports,
+            dir,
+            config,
+            certificate,
+        };
+        server.wait_until_it_answers();
+        server
+    }
+
+    fn wait_until_it_answers(&mut self) {
+        let started = Instant::now();
+        while stun::binding_udp(self.udp(), Duration::from_millis(100)).is_none() {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the server ended at once ({status}):\n{}", self.log());
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(15),
+                "the server does not answer:\n{}",
+                self.log()
+            );
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The UDP listener on IPv4; TCP has the same address.
+    pub fn udp(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.ports.plain()).into()
+    }
+
+    /// The UDP listener on IPv6; TCP has the same address.
+    pub fn udp6(&self) -> SocketAddr {
+        (Ipv6Addr::LOCALHOST, self.ports.plain()).into()
+    }
+
+    /// The TCP listener on IPv4.
+    pub fn tcp(&self) -> SocketAddr {
+        self.udp()
+    }
+
+    /// The TLS listener.
+    pub fn tls(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.ports.tls()).into()
+    }
+
+    /// The operations listener.
+    pub fn ops(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.ports.ops()).into()
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.path().join("stunner.toml")
+    }
+
+    /// Replaces the configuration file (without a reload).
+    pub fn rewrite(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        fs::write(self.config_file(), self.config.render(&self.ports)).expect("config written");
+    }
+
+    /// What the server wrote so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until the log contains `text`.
+    pub fn wait_for_log(&self, text: &str) {
+        let found = wait_until(Duration::from_secs(10), || self.log().contains(text));
+        assert!(found, "the log never said {text:?}:\n{}", self.log());
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name, as in `TERM`.
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for the process to end.
+    pub fn wait_for_end(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let mut status = None;
+        wait_until(limit, || {
+            status = self.child.try_wait().expect("a child can be waited for");
+            status.is_some()
+        });
+        status
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = text.lines().find(|line| line.starts_with("VmRSS:"));
+        line.and_then(|line| line.split_whitespace().nth(1))
+            .and_then(|number| number.parse().ok())
+            .expect("VmRSS is a number")
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("it runs")
+            .count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Killing a process that has ended is an error of no interest.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the server ---\n{}---", self.log());
+        }
+    }
+}
+
+/// Starts the binary with `stunner.toml` and `log` in `dir`.
+pub fn spawn(dir: &Path, arguments: &[&str]) -> Child {
+    let log = File::create(dir.join("log")).expect("log file");
+    Command::new(binary())
+        .arg("--config")
+        .arg(dir.join("stunner.toml"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a file can be cloned"))
+        .stderr(log)
+        .spawn()
+        .expect("the built server starts")
+}
+
+/// Sends a signal by name to a process.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {pid}")])
+        .status()
+        .expect("sh runs");
+    assert!(status.success(), "kill -{name} {pid}");
+}
+
+/// Polls until `done` or the limit; says whether it was done.
+pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    loop {
+        if done() {
+            return true;
+        }
+        if started.elapsed() > limit {
+            return false;
+        }
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// Writes a new self-signed `cert.pem` and `key.pem`; returns the certificate's DER bytes.
+pub fn write_certificate(dir: &Path) -> Vec<u8> {
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a self-signed certificate");
+    fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).expect("key written");
+    fs::write(dir.join("cert.pem"), made.cert.pem()).expect("certificate written");
+    made.cert.der().to_vec()
+}
