@@ -95,6 +95,8 @@ pub(super) struct Connection {
     pub(super) pending: bool,
     /// It is in the list of connections to close at the end of the batch.
     pub(super) doomed: bool,
+    /// It is not worth waiting for until what is queued is written.
+    pub(super) abandoned: bool,
 }
 
 impl Connection {
@@ -144,6 +146,7 @@ impl Connection {
             dirty: false,
             pending: false,
             doomed: false,
+            abandoned: false,
         })
     }
 

@@ -251,7 +251,7 @@ impl<P: DataPlane> Shard<P> {
         if !self.streams.queue(self.now.mono, flow.link, parts, true) {
             // RFC 8489 section 6.2.2: a stream loses no answer; the client will notice.
             self.counters.dropped(DropReason::QueueFull);
-            self.streams.doom(flow.link);
+            self.streams.abandon(flow.link);
         }
         if authenticated {
             self.streams.prove(flow.link);
@@ -432,14 +432,12 @@ impl<P: DataPlane> Shard<P> {
         let mut malformed = false;
         let backlog = loop {
             let rest = &self.plane.slot_mut(slot)[start..len];
-            let frame = match StreamFramer::default().next(rest) {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break false,
-                Err(_) => {
-                    malformed = true;
-                    break false;
-                }
-            };
+            let frame = StreamFramer::default().next(rest);
+            if frame.is_err() || self.streams.is_premature(link, rest.first()) {
+                malformed = true;
+                break false;
+            }
+            let Ok(Some(frame)) = frame else { break false };
             if frames == FRAMES {
                 break true;
             }
@@ -520,6 +518,10 @@ impl<P: DataPlane> Shard<P> {
             };
             let flow = connection.flow;
             if connection.phase == Phase::Closing {
+                continue;
+            }
+            if connection.abandoned {
+                self.close(link);
                 continue;
             }
             connection.begin_closing(self.now.mono);

@@ -13,6 +13,7 @@ use super::connection::{Connection, Phase};
 use super::{Protocol, tls};
 use crate::proto::Mono;
 use crate::proto::counters::Counters;
+use crate::wire::{Kind, classify};
 
 /// Connections of a shard are numbered below this; tokens above it mean something else.
 pub(super) const MAX_CONNECTIONS: u32 = 1 << 24;
@@ -137,6 +138,17 @@ impl Streams {
         }
     }
 
+    /// Whether this first byte of a frame comes too early: ChannelData needs a channel, and a
+    /// channel a proven client. The `GET` of a strayed web browser looks like ChannelData, and
+    /// would be waited for.
+    pub(super) fn is_premature(&mut self, link: u64, first: Option<&u8>) -> bool {
+        let channel_data = first.is_some_and(|first| classify(*first) == Kind::ChannelData);
+        channel_data
+            && self
+                .get(link)
+                .is_some_and(|connection| connection.phase == Phase::Unproven)
+    }
+
     /// Queues a message. `false`: there is no room for an answer, so the connection must go.
     pub(super) fn queue(&mut self, now: Mono, link: u64, parts: [&[u8]; 3], answer: bool) -> bool {
         let (limit, age) = (self.limits.write_queue_bytes, self.limits.write_queue_age);
@@ -195,6 +207,14 @@ impl Streams {
             connection.doomed = true;
             self.doomed.push(link);
         }
+    }
+
+    /// Closes the connection at the end of the batch, whatever is queued for it.
+    pub(super) fn abandon(&mut self, link: u64) {
+        if let Some(connection) = self.get(link) {
+            connection.abandoned = true;
+        }
+        self.doom(link);
     }
 
     pub(super) fn pop_dirty(&mut self) -> Option<u64> {
