@@ -485,6 +485,7 @@ fn a_reload_adopts_exactly_what_applies_live() {
         public_address = "203.0.113.7"
         ports = "50000-50099"
         default_family = "client"
+        rfc5766_channels = false
         [auth]
         secrets = ["other"]
         users = { user-1 = "other" }

@@ -47,6 +47,7 @@ pub(super) const KEYS: &[Key] = &[
     restart("relay.ports", r#""49152-65535""#),
     restart("relay.families", r#"["ipv4", "ipv6"]"#),
     live("relay.default_family", r#""ipv4""#),
+    live("relay.rfc5766_channels", "true"),
     live("auth.secrets", r#"["a-long-random-secret"]"#),
     live("auth.users", r#"{ alice = "her-password" }"#),
     restart("auth.nonce_key", r#""64 hexadecimal digits""#),

@@ -67,6 +67,7 @@ pub(super) fn relay(
         addresses,
         ports,
         default_family: default_family.map_or_else(DefaultFamily::default, |found| found.value),
+        rfc5766_channels: section.flag("rfc5766_channels").unwrap_or(true),
     })
 }
 

@@ -90,6 +90,7 @@ pub fn adopt(running: &Settings, new: &Settings) -> Settings {
         listeners: running.listeners.clone(),
         relay: Relay {
             default_family: new.relay.default_family,
+            rfc5766_channels: new.relay.rfc5766_channels,
             ..running.relay.clone()
         },
         auth: Auth {

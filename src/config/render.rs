@@ -80,6 +80,7 @@ pub(super) fn entries(settings: &Settings) -> Vec<Entry> {
         ),
         Entry::open("relay.ports", quote(&format!("{low}-{high}"))),
         Entry::open("relay.default_family", quote(relay.default_family.name())),
+        Entry::open("relay.rfc5766_channels", relay.rfc5766_channels),
     ]);
     let secrets: Vec<&str> = auth.secrets.iter().map(|secret| secret.expose()).collect();
     all.push(Entry::hidden(

@@ -95,6 +95,9 @@ pub struct Relay {
     pub ports: RangeInclusive<u16>,
     /// The family of an allocation whose request names none.
     pub default_family: DefaultFamily,
+    /// Let clients of RFC 5766 bind the channel numbers that RFC 8656 took away, 0x5000 to
+    /// 0x7FFF. Clients that know RFC 8489 never get them. Default true.
+    pub rfc5766_channels: bool,
 }
 
 /// An address that relays.

@@ -26,6 +26,9 @@ pub struct Policy {
     /// Accept another username of the same user on an allocation: the same time-limited user
     /// with a newer expiry. The standard asks for the very same username (RFC 8656 section 5).
     pub match_user_id: bool,
+    /// Let clients of RFC 5766 bind its channel numbers, up to 0x7FFF. Coturn's client draws
+    /// from all of them.
+    pub rfc5766_channels: bool,
     /// SOFTWARE for answers to proven users; never sent unauthenticated.
     pub software: Option<Arc<str>>,
 }

@@ -48,16 +48,15 @@ pub(super) fn shared(settings: &Settings) -> io::Result<Shared> {
     })
 }
 
-/// What a reload replaces as one snapshot. `listening` are the settings that the sockets were
-/// opened from: a reload does not move those, whatever the file says by now.
-pub(super) fn policy(settings: &Settings, listening: &Settings) -> Result<Policy, StartError> {
+/// What a reload replaces as one snapshot.
+pub(super) fn policy(settings: &Settings) -> Result<Policy, StartError> {
     let limits = &settings.limits;
     Ok(Policy {
-        credentials: Arc::new(credentials(settings, &listening.realm)?),
+        credentials: Arc::new(credentials(settings)?),
         gate: PeerGate::new(
             settings.peers.allow.clone(),
             settings.peers.deny.clone(),
-            endpoints(listening),
+            endpoints(settings),
             settings.peers.nat64.clone(),
         ),
         limits: Limits {
@@ -76,14 +75,15 @@ pub(super) fn policy(settings: &Settings, listening: &Settings) -> Result<Policy
         },
         password_algorithms: settings.auth.password_algorithms,
         match_user_id: settings.auth.match_user_id,
+        rfc5766_channels: settings.relay.rfc5766_channels,
         software: Some(concat!("turnserver ", env!("CARGO_PKG_VERSION")).into()),
     })
 }
 
-fn credentials(settings: &Settings, realm: &str) -> Result<CredentialStore, StartError> {
+fn credentials(settings: &Settings) -> Result<CredentialStore, StartError> {
     let auth = &settings.auth;
     CredentialStore::new(
-        realm,
+        &settings.realm,
         auth.users
             .iter()
             .map(|user| (user.name.as_str(), user.password.expose())),

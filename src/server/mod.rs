@@ -76,8 +76,6 @@ impl std::error::Error for StartError {}
 pub struct Server {
     /// What is in force.
     settings: Settings,
-    /// What the sockets were opened from: a reload leaves them alone.
-    started: Settings,
     source: ConfigSource,
     shards: Shards,
     shared: Arc<Shared>,
@@ -112,7 +110,7 @@ impl Server {
         };
 
         let shared = Arc::new(assemble::shared(&settings).map_err(StartError::System)?);
-        let policy = Arc::new(assemble::policy(&settings, &settings)?);
+        let policy = Arc::new(assemble::policy(&settings)?);
         let audit = AuditLog::new();
         let mut counters = Vec::new();
         let mut seeds = Vec::new();
@@ -152,7 +150,6 @@ impl Server {
             (listener, Arc::new(views))
         });
         Ok(Self {
-            started: settings.clone(),
             settings,
             source,
             shards,

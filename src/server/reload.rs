@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use crate::config::{self, Applies};
+use crate::config;
 
 use super::{Server, assemble};
 
@@ -26,33 +26,32 @@ impl Server {
                 return;
             }
         };
-        let policy = match assemble::policy(&fresh, &self.started) {
+        // Sockets and their addresses stay as they are until a restart.
+        let adopted = config::adopt(&self.settings, &fresh);
+        let policy = match assemble::policy(&adopted) {
             Ok(policy) => policy,
             Err(error) => {
                 error!(%error, "the configuration can not be applied; nothing changed");
                 return;
             }
         };
-        // What needs a restart is said at every reload until the restart comes.
-        let mut changes = config::diff(&self.settings, &fresh);
-        changes.retain(|change| change.applies == Applies::Live);
-        let mut waiting = config::diff(&self.started, &fresh);
-        waiting.retain(|change| change.applies == Applies::Restart);
+        let changes = config::diff(&self.settings, &adopted);
+        let waiting = config::diff(&adopted, &fresh);
 
         self.shards.set_policy(&Arc::new(policy));
         self.shared
             .budget
-            .set_rate(fresh.limits.unauthenticated_replies);
+            .set_rate(adopted.limits.unauthenticated_replies);
         if let Some(log) = &self.log {
-            log.set_level(fresh.log.level);
+            log.set_level(adopted.log.level);
         }
         info!(file = %path.display(), changes = changes.len(), "configuration reloaded");
         for change in changes {
             info!(%change, "reloaded");
         }
         for change in waiting {
-            warn!(%change, "differs from what is running");
+            warn!(%change, "not in force until a restart");
         }
-        self.settings = fresh;
+        self.settings = adopted;
     }
 }

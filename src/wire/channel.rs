@@ -11,12 +11,15 @@ use super::{attr, padded};
 /// The channel numbers that may be bound (RFC 8656 section 12).
 pub const CHANNELS: RangeInclusive<u16> = 0x4000..=0x4FFF;
 
+/// The channel numbers that clients of the former standard bind (RFC 5766 section 11).
+pub const RFC5766_CHANNELS: RangeInclusive<u16> = 0x4000..=0x7FFF;
+
 /// Why bytes are not a ChannelData message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChannelError {
     /// Fewer than 4 bytes.
     Short,
-    /// Not a channel number (RFC 8656 section 12).
+    /// Not a channel number (RFC 8656 section 12, RFC 5766 section 11).
     Number,
     /// Fewer bytes than the length field says (RFC 8656 section 12.6), or, in a stream, more
     /// than padding.
@@ -26,7 +29,8 @@ pub enum ChannelError {
 /// A ChannelData message in received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelData<'a> {
-    /// The channel number, one of [`CHANNELS`].
+    /// The channel number, one of [`RFC5766_CHANNELS`]: whether it is
+    /// bound decides.
     pub number: u16,
     /// The application data; may be empty.
     pub data: &'a [u8],
@@ -45,7 +49,7 @@ impl<'a> ChannelData<'a> {
     pub fn parse(bytes: &'a [u8], stream: bool) -> Result<Self, ChannelError> {
         let (&[n0, n1, l0, l1], rest) = bytes.split_first_chunk().ok_or(ChannelError::Short)?;
         let number = u16::from_be_bytes([n0, n1]);
-        if !CHANNELS.contains(&number) {
+        if !RFC5766_CHANNELS.contains(&number) {
             return Err(ChannelError::Number);
         }
         let len = usize::from(u16::from_be_bytes([l0, l1]));

@@ -10,18 +10,18 @@ pub enum Kind {
     Stun,
     /// 20 to 63: a TLS or DTLS record.
     Tls,
-    /// 64 to 79.
+    /// 64 to 127: the numbers of RFC 8656 end at 79, those of RFC 5766 at 127.
     ChannelData,
     /// Anything else: dropped.
     Other,
 }
 
-/// Tells protocols apart (RFC 7983 section 7, RFC 8656 section 12).
+/// Tells protocols apart (RFC 7983 section 7, RFC 8656 section 12, RFC 5766 section 11).
 pub const fn classify(first_byte: u8) -> Kind {
     match first_byte {
         0..=3 => Kind::Stun,
         20..=63 => Kind::Tls,
-        64..=79 => Kind::ChannelData,
+        64..=127 => Kind::ChannelData,
         _ => Kind::Other,
     }
 }

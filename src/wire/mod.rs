@@ -24,7 +24,7 @@ mod types;
 
 pub use attrs::{AddressErrorCode, Attrs, ChangeRequest, Icmp, Malformed, Verified};
 pub use builder::{Builder, Overflow};
-pub use channel::{CHANNELS, ChannelData, ChannelError, data_indication_prefix};
+pub use channel::{CHANNELS, ChannelData, ChannelError, RFC5766_CHANNELS, data_indication_prefix};
 pub use claims::Claims;
 pub use demux::{Frame, FrameError, Kind, MAX_FRAME, StreamFramer, classify};
 pub use error_code::ErrorCode;

@@ -86,6 +86,7 @@ pub fn policy() -> Arc<Policy> {
         default_family: DefaultFamily::Fixed(Family::V4),
         password_algorithms: false,
         match_user_id: false,
+        rfc5766_channels: true,
         software: None,
     })
 }

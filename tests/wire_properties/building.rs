@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use turnserver::wire::{
     Builder, CHANNELS, ChangeRequest, ChannelData, ChannelError, Class, ErrorCode, Icmp, Integrity,
-    Kind, Message, Method, Overflow, PasswordAlgorithm, attr, classify, data_indication_prefix,
+    Kind, Message, Method, Overflow, PasswordAlgorithm, RFC5766_CHANNELS, attr, classify,
+    data_indication_prefix,
 };
 
 use super::{ID, allocate, build, key};
@@ -183,20 +184,24 @@ fn data_indication_limits() {
     }
 }
 
-/// RFC 7983 section 7 and RFC 8656 section 12.
+/// RFC 7983 section 7, RFC 8656 section 12 and RFC 5766 section 11.
 #[test]
 fn first_bytes() {
     for byte in 0..=u8::MAX {
         let want = match byte {
             0..=3 => Kind::Stun,
             20..=63 => Kind::Tls,
-            64..=79 => Kind::ChannelData,
+            64..=127 => Kind::ChannelData,
             _ => Kind::Other,
         };
         assert_eq!(classify(byte), want);
-        // A channel number is bound exactly when its first byte says ChannelData.
+        // A channel number can be bound exactly when its first byte says ChannelData.
         let number = u16::from_be_bytes([byte, 0x12]);
-        assert_eq!(CHANNELS.contains(&number), want == Kind::ChannelData);
+        assert_eq!(CHANNELS.contains(&number), (64..=79).contains(&byte));
+        assert_eq!(
+            RFC5766_CHANNELS.contains(&number),
+            want == Kind::ChannelData
+        );
         let bytes = [byte, 0x12, 0, 0];
         let parsed = ChannelData::parse(&bytes, false);
         assert_eq!(

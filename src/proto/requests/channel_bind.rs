@@ -4,7 +4,7 @@ use super::{Answer, Request};
 use crate::proto::answer::{Refusal, finish};
 use crate::proto::relay::Relay;
 use crate::proto::types::Mono;
-use crate::wire::{Builder, CHANNELS, Class, ErrorCode};
+use crate::wire::{Builder, CHANNELS, Class, ErrorCode, RFC5766_CHANNELS};
 
 impl Relay {
     pub(super) fn channel_bind(
@@ -19,7 +19,15 @@ impl Relay {
         else {
             return Err(ErrorCode::BAD_REQUEST.into());
         };
-        if !CHANNELS.contains(&number) {
+        // RFC 8656 section 12 ends the numbers at 0x4FFF. A client that passes over the offer of
+        // PASSWORD-ALGORITHMS is one of RFC 5389 and RFC 5766, whose numbers end at 0x7FFF.
+        let old_client = request.message.claims().password_algorithm.is_none();
+        let numbers = if old_client && self.policy.rfc5766_channels {
+            RFC5766_CHANNELS
+        } else {
+            CHANNELS
+        };
+        if !numbers.contains(&number) {
             return Err(ErrorCode::BAD_REQUEST.into());
         }
         let Some(allocation) = self.registry.live(key) else {
