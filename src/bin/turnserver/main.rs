@@ -119,7 +119,7 @@ fn run(common: &Common) -> ExitCode {
     };
     let log = logging::init(source.settings.log.format, source.settings.log.level);
     for warning in source.warnings() {
-        tracing::warn!(help = warning.help, "{}", warning.message);
+        tracing::warn!("{warning}");
     }
     let settings = source.settings.clone();
     let server = match Server::start(source.settings, source.from) {
@@ -129,6 +129,14 @@ fn run(common: &Common) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    for (protocol, address) in server.addresses() {
+        tracing::info!(transport = protocol.name(), %address, "listening");
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        capacity = settings.capacity(),
+        "serving"
+    );
     if let Some(user) = source.generated {
         // The self test's own allocations are not news.
         let level = settings.log.level;
