@@ -198,3 +198,19 @@ impl Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allocation_stays_small() {
+        assert!(
+            size_of::<Allocation>() <= 448,
+            "{} {} {}",
+            size_of::<Allocation>(),
+            size_of::<Half>(),
+            size_of::<Origin>()
+        );
+    }
+}

@@ -173,7 +173,7 @@ impl Peers {
             return (slot, false);
         }
         let slot = self.permissions.len() as u32;
-        self.permissions.push(Permission { ip, reach, expires });
+        push(&mut self.permissions, Permission { ip, reach, expires });
         match &mut self.index {
             Some(index) => {
                 let permissions = &self.permissions;
@@ -234,13 +234,14 @@ impl Peers {
             return new;
         }
         let slot = self.channels.len() as u32;
-        self.channels.push(Channel {
+        let channel = Channel {
             peer,
             number,
             reach,
             permission,
             expires,
-        });
+        };
+        push(&mut self.channels, channel);
         match &mut self.index {
             Some(index) => {
                 let (channels, seeds) = (&self.channels, &index.seeds);
@@ -365,6 +366,15 @@ impl Peers {
     }
 }
 
+/// Grows from one entry by doubling: most allocations have one or two peers, and a vector left to
+/// itself starts with room for four.
+fn push<T>(entries: &mut Vec<T>, entry: T) {
+    if entries.len() == entries.capacity() {
+        entries.reserve_exact(entries.len().max(1));
+    }
+    entries.push(entry);
+}
+
 fn position<T>(entries: &[T], matches: impl FnMut(&T) -> bool) -> Option<u32> {
     entries.iter().position(matches).map(|slot| slot as u32)
 }
@@ -414,6 +424,13 @@ mod tests {
         }
         peers.sweep(later.plus_secs(600));
         assert!(peers.index.is_none() && peers.permissions.is_empty());
+    }
+
+    #[test]
+    fn entries_stay_small() {
+        assert!(size_of::<Permission>() <= 32);
+        assert!(size_of::<Channel>() <= 56);
+        assert!(size_of::<Peers>() <= 56);
     }
 
     #[test]

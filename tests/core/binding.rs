@@ -211,7 +211,7 @@ fn every_first_byte_is_told_apart() {
             .receive(0, &flow("192.0.2.1:5000"), &bytes)
             .drop_reason();
         let expected = match first {
-            0x40..=0x4F => DropReason::NoAllocation,
+            0x40..=0x7F => DropReason::NoAllocation,
             _ => DropReason::Malformed,
         };
         assert_eq!(reason, expected, "{first}");

@@ -40,6 +40,39 @@ fn only_0x4000_to_0x4fff_can_be_bound() {
 }
 
 #[test]
+fn numbers_of_rfc_5766_are_for_old_clients_and_only_by_configuration() {
+    use turnserver::wire::PasswordAlgorithm;
+    for (configured, algorithm, code) in [
+        (false, None, 400),
+        (false, Some(PasswordAlgorithm::Md5), 400),
+        (true, None, 0),
+        // Whoever knows RFC 8489 knows where the numbers end.
+        (true, Some(PasswordAlgorithm::Md5), 400),
+    ] {
+        let mut world = Setup {
+            rfc5766_channels: configured,
+            ..Setup::default()
+        }
+        .world();
+        let user = world.setup.users[0].clone();
+        let mut client = world.client(flow("192.0.2.1:5000"), &user);
+        client.algorithm = algorithm;
+        let relayed = world.allocate(&mut client);
+        for number in [0x5000, 0x7FFF] {
+            assert_eq!(world.bind(&mut client, number, addr(PEER)).code(), code);
+            if code == 0 {
+                let outcome = world.channel(&client, number, b"x");
+                assert_eq!(outcome.to_peer().0, addr(PEER));
+                assert_eq!(world.arrive(relayed, addr(PEER), b"x").channel().0, number);
+                world.refresh(&mut client, 0);
+                break;
+            }
+        }
+        assert_ne!(world.bind(&mut client, 0x8000, addr(PEER)).code(), 0);
+    }
+}
+
+#[test]
 fn a_missing_or_malformed_attribute_is_400() {
     let (mut world, mut client, _) = allocated();
     let mut ask = |number: Option<&[u8]>, peer: Option<&[u8]>| {
@@ -179,9 +212,11 @@ fn data_refreshes_neither_channel_nor_permission() {
 fn unbound_and_reserved_numbers_are_dropped_in_silence() {
     let (mut world, mut client, _) = allocated();
     world.bind(&mut client, 0x4000, addr(PEER));
-    let outcome = world.channel(&client, 0x4001, b"x");
-    assert_eq!(outcome.drop_reason(), DropReason::NoChannel);
-    for number in [0x5000, 0x7FFF, 0xFFFE] {
+    for number in [0x4001, 0x4FFF, 0x5000, 0x7FFF] {
+        let outcome = world.channel(&client, number, b"x");
+        assert_eq!(outcome.drop_reason(), DropReason::NoChannel);
+    }
+    for number in [0x8000, 0xFFFE] {
         let outcome = world.channel(&client, number, b"x");
         assert_eq!(outcome.drop_reason(), DropReason::Malformed);
     }

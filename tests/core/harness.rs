@@ -160,6 +160,7 @@ pub struct Setup {
     pub default_family: DefaultFamily,
     pub password_algorithms: bool,
     pub match_user_id: bool,
+    pub rfc5766_channels: bool,
     pub software: Option<&'static str>,
     pub allow: Vec<&'static str>,
     pub deny: Vec<&'static str>,
@@ -180,6 +181,7 @@ impl Default for Setup {
             default_family: DefaultFamily::Fixed(Family::V4),
             password_algorithms: true,
             match_user_id: false,
+            rfc5766_channels: false,
             software: None,
             // Documentation addresses are closed by default, and everything here uses them.
             allow: vec!["192.0.2.0/24", "203.0.113.0/24", "2001:db8:2::/48"],
@@ -212,6 +214,7 @@ impl Setup {
             default_family: self.default_family,
             password_algorithms: self.password_algorithms,
             match_user_id: self.match_user_id,
+            rfc5766_channels: self.rfc5766_channels,
             software: self.software.map(Into::into),
         }
     }
