@@ -664,7 +664,7 @@ mod stun_rs_reads {
                 bind(0x40)
             )));
             assert_eq!(code(&ask(&mut client, stun::CHANNEL_BIND, bind(0x41))), 400);
-            assert_eq!(code(&ask(&mut client, stun::CHANNEL_BIND, bind(0x50))), 400);
+            assert_eq!(code(&ask(&mut client, stun::CHANNEL_BIND, bind(0x80))), 400);
 
             let delete = |request: Message| request.attr(stun::LIFETIME, &[0; 4]);
             assert!(is_success(&ask(&mut client, stun::REFRESH, delete)));

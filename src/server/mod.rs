@@ -11,7 +11,7 @@ mod signals;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ use crate::proto::counters::Counters;
 use crate::proto::{Relay, Shared};
 
 use certificates::Store;
+pub use signals::Signals;
 
 /// Where the settings came from, so that they can be read again on SIGHUP.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +48,8 @@ pub enum StartError {
     Certificate(net::tls::TlsError),
     /// A listener could not be opened.
     Bind(BindError),
+    /// An address of `[relay]` is not one that sockets can be opened on.
+    Relay(IpAddr, io::Error),
     /// The address of `[ops]` could not be opened.
     Ops(SocketAddr, io::Error),
     /// Threads or random numbers could not be had.
@@ -63,6 +66,12 @@ impl fmt::Display for StartError {
                 write!(
                     f,
                     "can not serve metrics and health on {address}: {error} (set [ops] address to a free local address)"
+                )
+            }
+            Self::Relay(address, error) => {
+                write!(
+                    f,
+                    "can not relay from {address}: {error} (set [relay] address to an address that an interface of this host has; behind a 1:1 NAT the world's goes to [relay] public_address)"
                 )
             }
             Self::System(error) => write!(f, "the system refused: {error}"),
@@ -93,6 +102,11 @@ impl Server {
     /// When anything that the settings name can not be had. Nothing is left open then.
     pub fn start(settings: Settings, source: ConfigSource) -> Result<Self, StartError> {
         let certificates = Store::load(&settings).map_err(StartError::Certificate)?;
+        for relay in &settings.relay.addresses {
+            // Found out now rather than by every client's 508.
+            UdpSocket::bind((relay.local, 0))
+                .map_err(|error| StartError::Relay(relay.local, error))?;
+        }
         let bound =
             net::bind(assemble::net_config(&settings, &certificates)).map_err(StartError::Bind)?;
         let addresses = bound
@@ -182,18 +196,11 @@ impl Server {
     }
 
     /// Serves until a signal ends it.
-    pub fn run(mut self) -> ExitCode {
-        match signals::serve(&mut self) {
-            Ok(()) => {
-                self.shards.stop();
-                info!("stopped");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                tracing::error!(%error, "the control thread could not start");
-                ExitCode::FAILURE
-            }
-        }
+    pub fn run(mut self, signals: Signals) -> ExitCode {
+        signals::serve(&mut self, signals);
+        self.shards.stop();
+        info!("stopped");
+        ExitCode::SUCCESS
     }
 
     /// Stops at once: live allocations end.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::runtime;
+use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
@@ -16,21 +16,57 @@ use super::Server;
 /// How often certificate files and a drain's progress are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Serves until the server is to stop.
+/// The process's signal handlers, waiting to be heard.
 ///
-/// # Errors
-/// When the runtime or the signal handlers can not be set up.
-pub(super) fn serve(server: &mut Server) -> io::Result<()> {
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(control(server))
+/// Install them before the sockets open: whoever sees the server answer may send a signal at
+/// once, and without a handler SIGHUP ends the process.
+pub struct Signals {
+    runtime: Runtime,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-async fn control(server: &mut Server) -> io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+impl Signals {
+    /// Takes over SIGHUP, SIGTERM and SIGINT from now on.
+    ///
+    /// # Errors
+    /// When the runtime or the handlers can not be set up.
+    pub fn install() -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let guard = runtime.enter();
+        let hangup = signal(SignalKind::hangup())?;
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        drop(guard);
+        Ok(Self {
+            runtime,
+            hangup,
+            terminate,
+            interrupt,
+        })
+    }
+}
+
+/// Serves until the server is to stop.
+pub(super) fn serve(server: &mut Server, signals: Signals) {
+    let Signals {
+        runtime,
+        hangup,
+        terminate,
+        interrupt,
+    } = signals;
+    runtime.block_on(control(server, hangup, terminate, interrupt));
+}
+
+async fn control(
+    server: &mut Server,
+    mut hangup: Signal,
+    mut terminate: Signal,
+    mut interrupt: Signal,
+) {
     if let Some((listener, views)) = server.ops.take() {
         tokio::spawn(async move {
             if let Err(error) = http::serve(listener, views).await {
@@ -43,7 +79,7 @@ async fn control(server: &mut Server) -> io::Result<()> {
     loop {
         tokio::select! {
             _ = hangup.recv() => server.reload(),
-            _ = interrupt.recv() => return Ok(()),
+            _ = interrupt.recv() => return,
             _ = terminate.recv() => return drain(server, &mut terminate, &mut interrupt).await,
             _ = tick.tick() => server.certificates.reload_changed(),
         }
@@ -51,7 +87,7 @@ async fn control(server: &mut Server) -> io::Result<()> {
 }
 
 /// Refuses new allocations and waits for the live ones, until the deadline or a second signal.
-async fn drain(server: &Server, terminate: &mut Signal, interrupt: &mut Signal) -> io::Result<()> {
+async fn drain(server: &Server, terminate: &mut Signal, interrupt: &mut Signal) {
     server.draining.store(true, Ordering::Relaxed);
     server.shards.drain(&server.settings.drain.alternate);
     let deadline = Instant::now() + server.settings.drain.deadline;
@@ -63,15 +99,15 @@ async fn drain(server: &Server, terminate: &mut Signal, interrupt: &mut Signal) 
     let mut tick = interval(TICK);
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
             () = sleep_until(deadline) => {
                 warn!(allocations = server.shards.allocations(), "the drain deadline has passed");
-                return Ok(());
+                return;
             }
             _ = tick.tick() => if server.shards.allocations() == 0 {
                 info!("drained: the last allocation is gone");
-                return Ok(());
+                return;
             }
         }
     }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use turnserver::config::{Flags, Level, warnings};
 use turnserver::ops::logging;
-use turnserver::server::Server;
+use turnserver::server::{Server, Signals};
 
 use source::Source;
 
@@ -122,6 +122,13 @@ fn run(common: &Common) -> ExitCode {
         tracing::warn!("{warning}");
     }
     let settings = source.settings.clone();
+    let signals = match Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!("could not take over the signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let server = match Server::start(source.settings, source.from) {
         Ok(server) => server,
         Err(error) => {
@@ -145,7 +152,7 @@ fn run(common: &Common) -> ExitCode {
         first_run::greet(&settings, &user, server.addresses());
         log.iter().for_each(|log| log.set_level(level));
     }
-    server.with_log(log).run()
+    server.with_log(log).run(signals)
 }
 
 /// Why a command ended without success; everything is said by then.
