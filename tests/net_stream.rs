@@ -475,6 +475,42 @@ fn relayed_data_passes_between_streams_of_one_shard_and_of_two() {
 }
 
 #[test]
+fn frames_of_one_read_do_not_overwrite_each_other() {
+    // One shard, so that data goes from the stream's buffer to the datagrams directly, and the
+    // prefix of a Data indication is longer than a whole small frame.
+    let server = Server::start(Setup {
+        listeners: vec![
+            listener(Protocol::Tcp, "127.0.0.1:0"),
+            listener(Protocol::Udp, "127.0.0.1:0"),
+        ],
+        ..Setup::default()
+    });
+    let mut sender = Client::tcp(server.address(0));
+    let from = sender.allocate();
+    let mut receivers: Vec<_> = (0..3).map(|_| Client::udp(server.address(1))).collect();
+    for (number, receiver) in (0x4000..).zip(&mut receivers) {
+        let relayed = receiver.allocate();
+        receiver.permit(from);
+        sender.bind_channel(number, relayed);
+    }
+    let outside = peer("127.0.0.1");
+    sender.bind_channel(0x4003, outside.local_addr().expect("bound"));
+    let mut bytes = Vec::new();
+    for number in 0..8_u8 {
+        for channel in 0x4000..0x4004 {
+            bytes.extend(channel_frame(channel, &[channel as u8, number]));
+        }
+    }
+    sender.send(&bytes);
+    for number in 0..8_u8 {
+        for (channel, receiver) in (0_u8..).zip(&mut receivers) {
+            assert_eq!(receiver.receive_data(), (from, vec![channel, number]));
+        }
+        assert_eq!(receive_from(&outside).0, [3, number]);
+    }
+}
+
+#[test]
 fn new_handshakes_see_a_new_certificate_and_old_connections_stay() {
     let pem = Pem::new();
     let certificates = pem.load();

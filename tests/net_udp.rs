@@ -336,6 +336,32 @@ fn relayed_addresses_of_this_server_reach_each_other_on_any_shard() {
 }
 
 #[test]
+fn relayed_addresses_behind_a_nat_reach_each_other_by_their_public_name() {
+    let address = |ip: &str| ip.parse().expect("an address");
+    let server = Server::start(Setup {
+        threads: 2,
+        relays: vec![(address("127.0.0.1"), address("203.0.113.7"))],
+        ..Setup::default()
+    });
+    let mut clients: Vec<_> = (0..6).map(|_| Client::udp(server.address(0))).collect();
+    let relayed: Vec<_> = clients.iter_mut().map(Client::allocate).collect();
+    for from in 0..clients.len() {
+        for other in &relayed {
+            clients[from].permit(*other);
+        }
+        assert_eq!(relayed[from].ip(), address("203.0.113.7"));
+    }
+    for from in 0..clients.len() {
+        for to in (0..clients.len()).filter(|to| *to != from) {
+            clients[from].send_indication(relayed[to], b"inside", false);
+            // Whatever way it took, the peer is called by its public name.
+            let got = clients[to].receive_data();
+            assert_eq!(got, (relayed[from], b"inside".to_vec()));
+        }
+    }
+}
+
+#[test]
 fn a_reserved_port_goes_to_whichever_shard_presents_the_token() {
     let server = server(2, &["127.0.0.1:0"]);
     for _ in 0..12 {

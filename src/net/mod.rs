@@ -12,6 +12,7 @@ pub mod clock;
 mod connection;
 mod control;
 mod mmsg;
+mod outbox;
 mod plane;
 mod relays;
 mod shard;

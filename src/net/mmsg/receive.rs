@@ -1,0 +1,211 @@
+//! Where a batch comes from, and in what order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use super::{Arrived, ERRORS, Mmsg, SHARE, SLOTS, Socket, WATCHED};
+use crate::net::plane::{Event, Origin, Slot};
+use crate::net::sys::{self, QueuedError};
+use crate::proto::RelayId;
+
+impl Mmsg {
+    /// See [`DataPlane::next`](crate::net::plane::DataPlane::next).
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.arrival() {
+                return Some(event);
+            }
+            if let Some(event) = self.error() {
+                return Some(event);
+            }
+            if self.arrived.is_some() {
+                continue;
+            }
+            if self.used_slots == SLOTS {
+                return None;
+            }
+            // Listeners first in every batch: there are few of them, and one would wait for
+            // hundreds of relay sockets otherwise.
+            let hot = self
+                .listeners
+                .iter()
+                .position(|listener| listener.hot && !listener.served);
+            if let Some(index) = hot {
+                self.receive(Socket::Listener(index as u32));
+                continue;
+            }
+            if let Some(index) = self.events.next() {
+                let (token, readiness) = self.epoll.event(index);
+                let id = RelayId::from_bits(token);
+                if id.generation != 0 {
+                    if self.relay(id).is_none() {
+                        // Closed since it was reported.
+                    } else if readiness.error() {
+                        self.errors = Some((id, ERRORS));
+                    } else {
+                        self.receive(Socket::Relay(id.index));
+                    }
+                } else if token & WATCHED != 0 {
+                    let token = (token & !WATCHED) as u32;
+                    return Some(Event::Ready { token, readiness });
+                } else {
+                    self.listeners[token as usize].hot = true;
+                    self.listeners[token as usize].served = false;
+                }
+                continue;
+            }
+            if self.due == 0 {
+                return None;
+            }
+            self.due -= 1;
+            let id = self.pending.pop_front()?;
+            if let Some(relay) = self.relay(id) {
+                relay.pending = false;
+                if std::mem::take(&mut relay.faulty) {
+                    self.errors = Some((id, ERRORS));
+                } else {
+                    self.receive(Socket::Relay(id.index));
+                }
+            }
+        }
+    }
+
+    /// Receives from a socket into the free slots.
+    fn receive(&mut self, from: Socket) {
+        let fd = match from {
+            Socket::Listener(index) => self.listeners[index as usize].socket.socket.as_fd(),
+            Socket::Relay(index) => match &self.relays[index as usize] {
+                Some(relay) => relay.socket.as_fd(),
+                None => return,
+            },
+        };
+        let asked = SHARE.min(SLOTS - self.used_slots);
+        let mut received = 0;
+        let mut more = true;
+        // A queued ICMP error ends a receive once; what follows it is received then.
+        for _ in 0..4 {
+            let result = self
+                .receiver
+                .receive(fd, &mut self.memory, self.used_slots, asked);
+            match result {
+                Ok(count) => {
+                    received = count;
+                    more = count == asked;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
+                }
+                Err(_) => {}
+            }
+        }
+        match from {
+            Socket::Listener(index) => {
+                let listener = &mut self.listeners[index as usize];
+                listener.hot = more;
+                listener.served = true;
+            }
+            Socket::Relay(index) if more => self.postpone(index),
+            Socket::Relay(_) => {}
+        }
+        if received > 0 {
+            self.arrived = Some(Arrived {
+                from,
+                next: self.used_slots,
+                end: self.used_slots + received,
+            });
+            self.used_slots += received;
+        }
+    }
+
+    /// Comes back to a relay socket in the next batch.
+    fn postpone(&mut self, index: u32) {
+        if let Some(Some(relay)) = self.relays.get_mut(index as usize)
+            && !relay.pending
+        {
+            relay.pending = true;
+            self.pending.push_back(RelayId {
+                index,
+                generation: relay.generation,
+            });
+        }
+    }
+
+    /// Hands out one of the datagrams that were received.
+    fn arrival(&mut self) -> Option<Event> {
+        loop {
+            let arrived = self.arrived.as_mut()?;
+            let (from, slot) = (arrived.from, arrived.next);
+            arrived.next += 1;
+            if arrived.next == arrived.end {
+                self.arrived = None;
+            }
+            let Some(received) = self.receiver.received(slot) else {
+                continue;
+            };
+            let origin = match from {
+                Socket::Listener(listener) => {
+                    let bound = self.listeners[listener as usize].socket.address;
+                    let local = match received.local {
+                        None => bound,
+                        Some(Some(ip)) => SocketAddr::new(ip, bound.port()),
+                        // Sent to a broadcast or multicast address: there is no address from
+                        // which an answer could come.
+                        Some(None) => continue,
+                    };
+                    Origin::Listener { listener, local }
+                }
+                Socket::Relay(index) => match &self.relays[index as usize] {
+                    Some(relay) => Origin::Relay(RelayId {
+                        index,
+                        generation: relay.generation,
+                    }),
+                    None => continue,
+                },
+            };
+            return Some(Event::Datagram {
+                origin,
+                source: received.source,
+                slot: Slot(slot as u32),
+                len: received.len,
+            });
+        }
+    }
+
+    /// Reads one entry of the error queue that is being read.
+    fn error(&mut self) -> Option<Event> {
+        loop {
+            let (id, left) = self.errors?;
+            let Some(relay) = self.relay(id) else {
+                self.errors = None;
+                return None;
+            };
+            let entry = if left > 0 {
+                sys::queued_error(relay.socket.as_fd())
+            } else {
+                relay.faulty = true;
+                self.postpone(id.index);
+                Ok(None)
+            };
+            match entry {
+                Ok(Some(QueuedError::Icmp(error))) => {
+                    self.errors = Some((id, left - 1));
+                    return Some(Event::Icmp { relay: id, error });
+                }
+                Ok(Some(QueuedError::Local)) => self.errors = Some((id, left - 1)),
+                Ok(None) | Err(_) => {
+                    self.errors = None;
+                    // Datagrams may lie behind the errors.
+                    if self.used_slots < SLOTS {
+                        self.receive(Socket::Relay(id.index));
+                    } else {
+                        self.postpone(id.index);
+                    }
+                    return None;
+                }
+            }
+        }
+    }
+}
