@@ -243,12 +243,14 @@ fn a_storm_of_errors_loses_nothing_that_goes_elsewhere() {
     let gone = closed_port();
     let good = peer("127.0.0.1");
     client.bind_channel(0x4000, gone);
-    client.bind_channel(0x4001, good.local_addr().expect("bound"));
-    for round in 0..20_u8 {
-        // In one burst, so that queued errors meet datagrams to the good peer in one batch.
+    client.permit(good.local_addr().expect("bound"));
+    let good_address = good.local_addr().expect("bound");
+    for round in 0..40_u8 {
+        // In one burst, so that an error is queued when the next datagram goes out; with and
+        // without DF, so that each is the first one of a system call.
         for number in 0..20_u8 {
             client.send_channel(0x4000, &[round, number]);
-            client.send_channel(0x4001, &[round, number]);
+            client.send_indication(good_address, &[round, number], true);
         }
         for number in 0..20_u8 {
             assert_eq!(receive_from(&good), (vec![round, number], relayed));

@@ -66,8 +66,6 @@ struct Relay {
     dont_fragment: bool,
     /// It waits in `pending`.
     pending: bool,
-    /// Its error queue was not read to the end.
-    faulty: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -184,7 +182,6 @@ impl DataPlane for Mmsg {
             line: Line::EMPTY,
             dont_fragment: false,
             pending: false,
-            faulty: false,
         });
         Ok(())
     }

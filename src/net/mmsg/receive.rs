@@ -62,11 +62,7 @@ impl Mmsg {
             let id = self.pending.pop_front()?;
             if let Some(relay) = self.relay(id) {
                 relay.pending = false;
-                if std::mem::take(&mut relay.faulty) {
-                    self.errors = Some((id, ERRORS));
-                } else {
-                    self.receive(Socket::Relay(id.index));
-                }
+                self.receive(Socket::Relay(id.index));
             }
         }
     }
@@ -185,8 +181,8 @@ impl Mmsg {
             let entry = if left > 0 {
                 sys::queued_error(relay.socket.as_fd())
             } else {
-                relay.faulty = true;
-                self.postpone(id.index);
+                // The kernel reports the socket again for those that are left: it does so
+                // whenever one is taken and another follows.
                 Ok(None)
             };
             match entry {
@@ -207,5 +203,59 @@ impl Mmsg {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rand_chacha::ChaCha12Rng;
+    use rand_core::SeedableRng;
+
+    use super::*;
+    use crate::net::plane::DataPlane;
+    use crate::net::relays::{RelayOpener, Reservations};
+    use crate::proto::ports::RelayAddresses;
+    use crate::proto::{Family, OpenSpec};
+
+    #[test]
+    fn a_long_error_queue_is_read_to_its_end() {
+        let local = [127, 0, 0, 1].into();
+        let mut opener = RelayOpener::new(
+            RelayAddresses::new(vec![(local, local)], 20_000..=29_999),
+            Arc::new(Reservations::default()),
+            ChaCha12Rng::from_seed([1; 32]),
+            1 << 16,
+        );
+        let family = Family::V4;
+        let socket = opener.open(OpenSpec::Any { family }).expect("opened");
+        let fd = socket.as_fd().try_clone_to_owned().expect("cloned");
+        let mut plane = Mmsg::new(Vec::new()).expect("made");
+        let relay = RelayId {
+            index: 0,
+            generation: 1,
+        };
+        plane.open(relay, socket).expect("watched");
+        let open = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let closed = open.local_addr().expect("bound");
+        drop(open);
+        for _ in 0..2 * ERRORS + 5 {
+            // The error of the one before may stop a send; the one after it goes out.
+            let _ = sys::send_to(fd.as_fd(), b"x", &closed);
+            let _ = sys::send_to(fd.as_fd(), b"x", &closed);
+        }
+        let mut seen = 0;
+        for _ in 0..10 {
+            plane.wait(Some(Duration::ZERO)).expect("no sleep");
+            while let Some(event) = plane.next() {
+                assert!(matches!(event, Event::Icmp { error, .. } if error.destination == closed));
+                seen += 1;
+            }
+        }
+        assert!(seen > ERRORS, "only {seen}");
+        assert_eq!(sys::queued_error(fd.as_fd()).expect("readable"), None);
     }
 }
