@@ -406,3 +406,28 @@ fn requests_and_data_share_one_segment() {
             .any(|frame| frame == b"\x40\x00\x00\x01!\0\0\0")
     );
 }
+
+#[test]
+fn channel_numbers_of_rfc_5766_by_configuration_only() {
+    // A client that takes no notice of PASSWORD-ALGORITHMS is of the age of RFC 5766.
+    for (key, allowed) in [("", true), ("rfc5766_channels = false\n", false)] {
+        let default = Config::default();
+        let server = Server::with(Config {
+            relay: default.relay.clone() + key,
+            ..default
+        });
+        let echo = Echo::start(Ipv4Addr::LOCALHOST.into());
+        let mut client = udp_client(server.udp(), USER);
+        client.allocated();
+        let bound = client.bind(0x7FFF, echo.address);
+        assert_eq!(bound.is_success(), allowed, "{key:?}");
+        if allowed {
+            client.send_on(0x7FFF, b"old");
+            let frame = client.wire.receive().expect("it comes back");
+            assert_eq!(frame, b"\x7F\xFF\x00\x03old");
+        } else {
+            assert_eq!(bound.error(), Some(400));
+        }
+        assert_eq!(client.bind(0x8000, echo.address).error(), Some(400));
+    }
+}
