@@ -206,6 +206,19 @@ mod commands {
         }
     }
 
+    #[test]
+    fn the_configuration_of_the_readme_is_valid() {
+        let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        let readme = fs::read_to_string(readme).expect("readable");
+        let example = readme.split("```toml\n").nth(1).expect("an example");
+        let example = example.split("```").next().expect("its end");
+        let directory = directory();
+        let file = directory.path().join("stunner.toml");
+        fs::write(&file, example).expect("config written");
+        let output = check(&file);
+        assert_eq!(output.code, 0, "{}", output.text);
+    }
+
     fn check(file: &Path) -> Output {
         run(
             &[binary(), "check", "--config", &file.to_string_lossy()],
