@@ -340,7 +340,7 @@ impl Opener<'_> {
                 .map_err(self.error("ask for packet info"))?;
         }
         never_fragment_bit(socket.as_fd(), self.address.is_ipv6());
-        buffers(socket.as_fd(), receive_buffer);
+        buffer_both(socket.as_fd(), receive_buffer);
         Ok(())
     }
 
@@ -387,16 +387,21 @@ pub(super) fn set_mtu_discovery(fd: BorrowedFd<'_>, ipv6: bool, on: bool) -> io:
     sys::set_option(fd, level, name, value)
 }
 
-/// Asks for a receive and a send buffer: beyond the system's limit when that is allowed, else
-/// as much as the limit gives. Small buffers lose packets at every short stall.
-pub(super) fn buffers(fd: BorrowedFd<'_>, bytes: usize) {
+/// Asks for a receive buffer: beyond the system's limit when that is allowed, else as much as
+/// the limit gives. Small buffers lose packets at every short stall.
+pub(super) fn receive_buffer(fd: BorrowedFd<'_>, bytes: usize) {
+    buffer(fd, bytes, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
+}
+
+/// A listener answers all clients through one socket, so it gets room to send, too.
+fn buffer_both(fd: BorrowedFd<'_>, bytes: usize) {
+    receive_buffer(fd, bytes);
+    buffer(fd, bytes, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF);
+}
+
+fn buffer(fd: BorrowedFd<'_>, bytes: usize, force: i32, ask: i32) {
     let bytes = bytes.min(i32::MAX as usize) as i32;
-    for (force, ask) in [
-        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-    ] {
-        if sys::set_option(fd, libc::SOL_SOCKET, force, bytes).is_err() {
-            let _ = sys::set_option(fd, libc::SOL_SOCKET, ask, bytes);
-        }
+    if sys::set_option(fd, libc::SOL_SOCKET, force, bytes).is_err() {
+        let _ = sys::set_option(fd, libc::SOL_SOCKET, ask, bytes);
     }
 }

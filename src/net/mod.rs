@@ -86,9 +86,9 @@ pub struct NetConfig {
     pub listeners: Vec<ListenerConfig>,
     /// Bounds on TCP and TLS connections.
     pub streams: StreamLimits,
-    /// Socket buffers asked for each UDP listener, in bytes.
+    /// Receive and send buffer asked for each UDP listener, in bytes.
     pub receive_buffer: usize,
-    /// Socket buffers asked for each relay socket, in bytes.
+    /// Receive buffer asked for each relay socket, in bytes.
     pub relay_buffer: usize,
 }
 

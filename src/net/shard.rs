@@ -40,6 +40,10 @@ const ACCEPTS: usize = 16;
 /// The most frames of one connection handled in a turn.
 const FRAMES: usize = 64;
 
+/// The most connections with a backlog that are come back to in a turn: each takes a slot, and
+/// datagrams need some, too.
+const BACKLOGS: usize = 16;
+
 /// How long a listener rests when there are no file descriptors, in microseconds.
 const ACCEPT_PAUSE: u64 = 100_000;
 
@@ -117,7 +121,7 @@ impl<P: DataPlane> Shard<P> {
             self.plane.wait(self.timeout())?;
             self.now = clock::now();
             let mut stop = false;
-            for _ in 0..self.streams.pending() {
+            for _ in 0..self.streams.pending().min(BACKLOGS) {
                 if let Some(link) = self.streams.pop_pending() {
                     self.read(link);
                 }

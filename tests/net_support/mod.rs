@@ -41,6 +41,7 @@ pub struct Setup {
     pub streams: StreamLimits,
     pub relays: Vec<(IpAddr, IpAddr)>,
     pub ports: std::ops::RangeInclusive<u16>,
+    pub audit: AuditSink,
 }
 
 impl Default for Setup {
@@ -51,6 +52,7 @@ impl Default for Setup {
             streams: StreamLimits::default(),
             relays: vec![same("127.0.0.1"), same("::1")],
             ports: 20_000..=29_999,
+            audit: Arc::new(|_| {}),
         }
     }
 }
@@ -116,9 +118,8 @@ impl Server {
             let seed = [shard as u8 + 1; 32];
             Relay::new(seed, Arc::clone(&shared), Arc::clone(&policy), mine)
         };
-        let audit: AuditSink = Arc::new(|_| {});
         let shards = bound
-            .start(make, Arc::clone(&relays), audit)
+            .start(make, Arc::clone(&relays), setup.audit)
             .expect("started");
         Self {
             shards: Some(shards),
