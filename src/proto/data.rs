@@ -74,7 +74,7 @@ impl Relay {
             payload: data.data_range(),
             dont_fragment: false,
         };
-        self.to_peer(now, outbound)
+        self.relay_to_peer(now, outbound)
     }
 
     /// A Send indication (RFC 8656 section 11.2): never answered, whatever is wrong.
@@ -128,11 +128,11 @@ impl Relay {
             payload,
             dont_fragment,
         };
-        self.to_peer(now, outbound)
+        self.relay_to_peer(now, outbound)
     }
 
     /// The last step for both: bandwidth, and where the peer really is.
-    fn to_peer(&mut self, now: Mono, outbound: Outbound) -> Result<Disposition, DropReason> {
+    fn relay_to_peer(&mut self, now: Mono, outbound: Outbound) -> Result<Disposition, DropReason> {
         let Outbound {
             relay,
             public,
@@ -178,7 +178,7 @@ impl Relay {
         // shard it is handed over in memory, on another one it goes to the socket's local
         // address.
         match self.registry.by_local(own.local) {
-            Some(receiver) => self.to_client(now, receiver, public, true, payload),
+            Some(receiver) => self.relay_to_client(now, receiver, public, true, payload),
             None => Ok(Disposition::ToPeer {
                 relay,
                 peer: own.local,
@@ -189,7 +189,7 @@ impl Relay {
     }
 
     /// A datagram from a peer (RFC 8656 section 11.3).
-    pub(super) fn from_peer(
+    pub(super) fn relay_from_peer(
         &mut self,
         now: Mono,
         relay: RelayId,
@@ -203,14 +203,14 @@ impl Relay {
         let peer = SocketAddr::new(peer.ip(), peer.port());
         // A relay socket of this server is known to its peers by its public address only.
         match self.shared.relays.live(peer) {
-            Some(own) => self.to_client(now, relay, own.public, true, 0..len),
-            None => self.to_client(now, relay, peer, false, 0..len),
+            Some(own) => self.relay_to_client(now, relay, own.public, true, 0..len),
+            None => self.relay_to_client(now, relay, peer, false, 0..len),
         }
     }
 
     /// Towards the client that owns `relay`: by ChannelData where a channel is bound, else by a
     /// Data indication, and not at all without a live permission (RFC 8656 sections 11.3, 12.5).
-    fn to_client(
+    fn relay_to_client(
         &mut self,
         now: Mono,
         relay: RelayId,

@@ -123,7 +123,7 @@ impl Relay {
         peer: SocketAddr,
         len: usize,
     ) -> Disposition {
-        let result = self.from_peer(now.mono, relay, peer, len);
+        let result = self.relay_from_peer(now.mono, relay, peer, len);
         self.counted(result)
     }
 

@@ -405,6 +405,10 @@ impl World {
         outcome
     }
 
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "named for the direction of the datagram"
+    )]
     pub fn from_peer(
         &mut self,
         shard: usize,
