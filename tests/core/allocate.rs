@@ -341,12 +341,12 @@ fn an_allocate_given_up_while_waiting_leaves_nothing_behind() {
         flow: stream_flow("192.0.2.1:5000", 3),
         ..client
     };
-    world.net.defer = true;
     for even in [false, true] {
+        world.net.defer = true;
         let request = client.request(Method::ALLOCATE, |b| {
             b.u8_rffu(attr::REQUESTED_TRANSPORT, 17);
             if even {
-                b.even_port(false);
+                b.even_port(true);
             }
         });
         assert_eq!(world.receive(0, &client.flow, &request), Outcome::Waiting);

@@ -284,9 +284,9 @@ pub struct FakeNet {
     pub fail: Option<OpenError>,
     /// Fail opens of one family only.
     pub fail_family: Option<Family>,
-    /// Keep opens back until [`World::open_deferred`].
+    /// Keep all effects back until [`World::open_deferred`].
     pub defer: bool,
-    deferred: Vec<(usize, RelayId, OpenSpec)>,
+    deferred: Vec<(usize, Effect)>,
 }
 
 pub struct World {
@@ -440,31 +440,36 @@ impl World {
 
     pub fn drain_effects(&mut self, shard: usize) {
         while let Some(effect) = self.shards[shard].poll_effect() {
-            match effect {
-                Effect::OpenRelay { relay, spec } => {
-                    if self.net.defer {
-                        self.net.deferred.push((shard, relay, spec));
-                    } else {
-                        self.open(shard, relay, spec);
-                    }
-                }
-                Effect::CloseRelay { relay } => {
-                    self.net.leases.remove(&(shard, relay));
-                }
-                Effect::ReleaseReserved { token } => {
-                    self.net.held.remove(&token);
-                }
-                Effect::CloseFlow { flow } => self.closed_flows.push(flow),
-                Effect::Audit(audit) => self.audits.push(*audit),
+            if self.net.defer {
+                self.net.deferred.push((shard, effect));
+            } else {
+                self.carry_out(shard, effect);
             }
         }
     }
 
-    /// Carries out the opens that were kept back.
+    /// Carries out what was kept back, in order, and what comes of it.
     pub fn open_deferred(&mut self) {
-        for (shard, relay, spec) in std::mem::take(&mut self.net.deferred) {
-            self.open(shard, relay, spec);
+        self.net.defer = false;
+        for (shard, effect) in std::mem::take(&mut self.net.deferred) {
+            self.carry_out(shard, effect);
+        }
+        for shard in 0..self.shards.len() {
             self.drain_effects(shard);
+        }
+    }
+
+    fn carry_out(&mut self, shard: usize, effect: Effect) {
+        match effect {
+            Effect::OpenRelay { relay, spec } => self.open(shard, relay, spec),
+            Effect::CloseRelay { relay } => {
+                self.net.leases.remove(&(shard, relay));
+            }
+            Effect::ReleaseReserved { token } => {
+                self.net.held.remove(&token);
+            }
+            Effect::CloseFlow { flow } => self.closed_flows.push(flow),
+            Effect::Audit(audit) => self.audits.push(*audit),
         }
     }
 
@@ -700,6 +705,18 @@ fn outcome(disposition: Disposition, bytes: &[u8], reply: &[u8]) -> Outcome {
 }
 
 impl Outcome {
+    /// What it is, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ToPeer { .. } => "to peer",
+            Self::ToClient { bytes, .. } if bytes[0] >= 0x40 => "channel",
+            Self::ToClient { .. } => "indication",
+            Self::Reply { .. } => "reply",
+            Self::Waiting => "waiting",
+            Self::Drop(reason) => reason.name(),
+        }
+    }
+
     /// The data that goes to a peer.
     pub fn to_peer(&self) -> (SocketAddr, &[u8]) {
         match self {

@@ -98,6 +98,7 @@ fn stopping_ends_everything_with_one_summary_each() {
     let now = world.now;
     world.shards[0].close_all(now);
     world.drain_effects(0);
+    world.open_deferred();
     assert_eq!(reasons(&world), [EndReason::Shutdown; 5]);
     assert_eq!(world.snapshot().ended(EndReason::Shutdown), 5);
     assert!(world.net.leases.is_empty() && world.net.held.is_empty());

@@ -77,25 +77,48 @@ impl Relay {
         let Some(Entry::Pending(pending)) = self.registry.remove(key) else {
             return Err(DropReason::NoRelay);
         };
+        let Pending {
+            flow,
+            owner,
+            protection,
+            origin,
+            openings,
+            quota,
+            presented,
+            ..
+        } = *pending;
+        if let Some(token) = presented {
+            let gone = |opening: &Opening| {
+                matches!(opening, Opening::Done(_, Err(OpenError::NoReservation)))
+            };
+            if openings.iter().flatten().any(gone) {
+                self.reservations.remove(&token);
+            } else if let Some(reservation) = self.reservations.get_mut(&token)
+                && reservation.owner.user_id == owner.user_id
+            {
+                // The socket is still held, and so is its place in the quota.
+                reservation.quota.get_or_insert(quota);
+            }
+        }
         let refusal = Refusal::Code(ErrorCode::INSUFFICIENT_CAPACITY);
         let code = refusal.code().value();
         self.counters
             .request(RequestMethod::Allocate, Outcome::error(code));
         self.audit(Audit::AllocateRefused {
-            flow: pending.flow,
-            username: pending.owner.username.clone(),
+            flow,
+            username: owner.username,
             code,
         });
         let mut builder = Builder::new(
             reply,
             Class::Error,
             Method::ALLOCATE,
-            pending.origin.transaction,
+            origin.transaction,
         );
         builder.error_code(refusal.code(), true);
         Ok(Disposition::Reply {
-            flow: pending.flow,
-            len: finish(builder, Some(&pending.protection))?,
+            flow,
+            len: finish(builder, Some(&protection))?,
             authenticated: true,
         })
     }
