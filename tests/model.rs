@@ -3,20 +3,25 @@
 //! end ports, quotas, reservations and tables are at zero. A sequence that fails is shrunk to a
 //! short one, to become a named test.
 
+#![allow(unreachable_pub, reason = "modules of a test binary")]
+
+#[path = "model/data.rs"]
+mod data;
 #[path = "core/harness.rs"]
 mod harness;
-#[allow(unreachable_pub, reason = "a module of a test binary")]
+#[path = "model/ops.rs"]
+mod ops;
 #[path = "model/reference.rs"]
 mod reference;
-#[allow(unreachable_pub, reason = "a module of a test binary")]
 #[path = "model/run.rs"]
 mod run;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use ops::Op;
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;
-use run::{Op, Tally, run};
+use run::{Tally, run};
 
 /// Steps of one sequence. Each ends with everything ended.
 const STEPS: usize = 5_000;

@@ -3,113 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use rand_chacha::ChaCha12Rng;
-use rand_core::Rng;
-use turnserver::proto::{DropReason, Flow, Limits, OpenError, RelayId};
+use turnserver::proto::{Flow, Limits, OpenError};
 use turnserver::wire::{Builder, Method, attr};
 
 use crate::harness::*;
+use crate::ops::{CLIENTS, Op, Peer, Want};
 use crate::reference::*;
 
-/// One step. Small numbers are taken modulo what there is, so that any step makes sense anywhere
-/// and a sequence stays meaningful when steps are left out.
-#[derive(Clone, Debug)]
-pub enum Op {
-    Allocate {
-        client: u8,
-        wrong_user: bool,
-        want: Want,
-        lifetime: Option<u32>,
-        fail: bool,
-    },
-    /// The first Allocate again, byte for byte.
-    Again {
-        client: u8,
-    },
-    /// An Allocate whose connection closes before its sockets are open.
-    Abort {
-        client: u8,
-        want: Want,
-    },
-    Refresh {
-        client: u8,
-        wrong_user: bool,
-        lifetime: Option<u32>,
-        family: Option<u8>,
-    },
-    Permit {
-        client: u8,
-        wrong_user: bool,
-        peers: Vec<Peer>,
-    },
-    Bind {
-        client: u8,
-        number: u16,
-        peer: Peer,
-    },
-    Send {
-        client: u8,
-        peer: Peer,
-    },
-    Channel {
-        client: u8,
-        number: u16,
-    },
-    Arrive {
-        client: u8,
-        half: u8,
-        peer: Peer,
-        local: bool,
-    },
-    Close {
-        client: u8,
-    },
-    Pass {
-        micros: u64,
-    },
-    /// Goes to a moment at which something ends, or a microsecond beside it.
-    PassTo {
-        which: u16,
-        beside: i8,
-    },
-}
-
-/// What an Allocate asks for.
-#[derive(Clone, Copy, Debug)]
-pub enum Want {
-    Plain,
-    Family(u8),
-    Even(bool),
-    EvenFamily(bool, u8),
-    Dual,
-    DualEven(bool),
-    Token(u8),
-    NobodysToken,
-    TokenAndEven(u8),
-    BothFamilies,
-    AdditionalIpv4,
-    NoTransport,
-    Tcp,
-    Unknown,
-    BadLifetime,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub enum Peer {
-    Fixed(u8),
-    Own {
-        client: u8,
-        half: u8,
-    },
-    /// One that the client has a permission or a channel for.
-    Known {
-        which: u8,
-        port: u16,
-    },
-}
-
-const CLIENTS: usize = 10;
-const NUMBERS: u16 = 5;
 const FIXED: [&str; 14] = [
     "192.0.2.50:9",
     "192.0.2.50:10",
@@ -127,115 +27,14 @@ const FIXED: [&str; 14] = [
     "[::1]:9",
 ];
 
-impl Op {
-    pub fn random(rng: &mut ChaCha12Rng) -> Self {
-        let mut below = |n: u32| rng.next_u32() % n;
-        let client = below(CLIENTS as u32) as u8;
-        let wrong_user = below(25) == 0;
-        let lifetime = match below(6) {
-            0 => Some(below(600)),
-            1 => Some(600 + below(3200)),
-            2 => Some(u32::MAX),
-            _ => None,
-        };
-        let (a, b) = (below(256) as u8, below(256) as u8);
-        let want = match below(30) {
-            0..=9 => Want::Plain,
-            10..=12 => Want::Family(1 + a % 3),
-            13..=14 => Want::Even(a % 2 == 0),
-            15..=16 => Want::Even(true),
-            17 => Want::EvenFamily(a % 2 == 0, 1 + b % 2),
-            18..=19 => Want::Dual,
-            20 => Want::DualEven(a % 2 == 0),
-            21..=23 => Want::Token(a),
-            24 => Want::NobodysToken,
-            25 => Want::TokenAndEven(a),
-            26 => Want::BothFamilies,
-            27 => Want::AdditionalIpv4,
-            28 => [Want::NoTransport, Want::Tcp][usize::from(a % 2)],
-            _ => [Want::Unknown, Want::BadLifetime][usize::from(a % 2)],
-        };
-        let mut peer = || {
-            let (a, b) = (rng.next_u32() as u8, rng.next_u32() as u8);
-            match a % 16 {
-                0..=3 => Peer::Own {
-                    client: a / 16,
-                    half: b,
-                },
-                4..=9 => Peer::Known {
-                    which: b,
-                    port: 9 + u16::from(a / 16 % 2),
-                },
-                _ => Peer::Fixed(b),
-            }
-        };
-        let peers = [peer(), peer(), peer()];
-        let (kind, more) = (rng.next_u32() % 100, rng.next_u32());
-        let number = 0x4000 + more as u16 % NUMBERS;
-        match kind {
-            0..=8 => Self::Allocate {
-                client,
-                wrong_user,
-                want,
-                lifetime,
-                fail: more % 40 == 0,
-            },
-            9..=10 => Self::Again { client },
-            11 => Self::Abort { client, want },
-            12..=16 => Self::Refresh {
-                client,
-                wrong_user,
-                lifetime: if more.is_multiple_of(8) {
-                    Some(0)
-                } else {
-                    lifetime
-                },
-                family: (more % 3 == 0).then_some(1 + a % 3),
-            },
-            17..=29 => Self::Permit {
-                client,
-                wrong_user,
-                peers: peers[..more as usize % 4].to_vec(),
-            },
-            30..=41 => Self::Bind {
-                client,
-                number: if more % 30 == 0 { 0x5000 } else { number },
-                peer: peers[0],
-            },
-            42..=55 => Self::Send {
-                client,
-                peer: peers[0],
-            },
-            56..=68 => Self::Channel { client, number },
-            69..=92 => Self::Arrive {
-                client,
-                half: b,
-                peer: peers[0],
-                local: more % 2 == 0,
-            },
-            93 => Self::Close { client },
-            94..=97 => Self::Pass {
-                micros: u64::from(more % 4_000_000),
-            },
-            98 => Self::Pass {
-                micros: u64::from(more % 60_000_000),
-            },
-            _ => Self::PassTo {
-                which: more as u16,
-                beside: (a % 3) as i8 - 1,
-            },
-        }
-    }
-}
-
 /// How often what happened.
 pub type Tally = BTreeMap<String, u64>;
 
-struct Run {
+pub struct Run {
     tally: Tally,
-    world: World,
-    model: Model,
-    clients: Vec<[Client; 2]>,
+    pub world: World,
+    pub model: Model,
+    pub clients: Vec<[Client; 2]>,
 }
 
 /// Runs a sequence and then ends everything. Panics where core and model differ.
@@ -292,15 +91,15 @@ impl Run {
         }
     }
 
-    fn now(&self) -> Time {
+    pub fn now(&self) -> Time {
         self.world.now.mono.0
     }
 
-    fn count(&mut self, what: impl std::fmt::Display) {
+    pub fn count(&mut self, what: impl std::fmt::Display) {
         *self.tally.entry(what.to_string()).or_default() += 1;
     }
 
-    fn flow(&self, client: usize) -> Flow {
+    pub fn flow(&self, client: usize) -> Flow {
         self.clients[client][0].flow
     }
 
@@ -309,7 +108,7 @@ impl Run {
     }
 
     /// Lets the timers of everything that has expired fire; ports and quotas depend on that.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         while self.model.is_unsettled(self.now()) {
             self.world.pass_micros(LATE);
         }
@@ -381,7 +180,7 @@ impl Run {
         (request, response)
     }
 
-    fn peer(&self, acting: usize, peer: Peer) -> SocketAddr {
+    pub fn peer(&self, acting: usize, peer: Peer) -> SocketAddr {
         match peer {
             Peer::Fixed(index) => addr(FIXED[usize::from(index) % FIXED.len()]),
             Peer::Known { which, port } => {
@@ -401,7 +200,7 @@ impl Run {
         }
     }
 
-    fn is_own(peer: SocketAddr) -> bool {
+    pub fn is_own(peer: SocketAddr) -> bool {
         peer.ip() == ip(PUBLIC_V4) || peer.ip() == ip(PUBLIC_V6)
     }
 
@@ -940,164 +739,5 @@ impl Run {
             exempt,
         };
         allocation.permissions.insert(peer.ip(), permission);
-    }
-
-    fn send(&mut self, client: usize, peer: Peer) {
-        let peer = self.peer(client, peer);
-        if Self::is_own(peer) {
-            self.settle();
-        }
-        let now = self.now();
-        let allocation = self
-            .model
-            .allocations
-            .get(&client)
-            .filter(|a| a.is_live(now));
-        let expected = match allocation {
-            None => Err(DropReason::NoAllocation),
-            Some(a) if a.half(now, family(peer.ip())).is_none() => Err(DropReason::PeerFamily),
-            Some(a) => match a.permission(now, peer.ip()) {
-                None => Err(DropReason::NoPermission),
-                Some(_) if peer.port() == 0 => Err(DropReason::PeerDenied),
-                Some(permission) => Ok(permission.exempt),
-            },
-        };
-        let sender = &mut self.clients[client][0];
-        let outcome = self.world.send(sender, peer, b"data");
-        self.count(format_args!("Send: {}", outcome.kind()));
-        self.check_up(client, peer, expected, &outcome);
-    }
-
-    fn channel(&mut self, client: usize, number: u16) {
-        let peek = |run: &Self| {
-            let allocation = run.model.allocations.get(&client);
-            allocation.and_then(|a| a.channel(run.now(), number))
-        };
-        if peek(self).is_some_and(|(peer, _)| Self::is_own(peer)) {
-            self.settle();
-        }
-        let now = self.now();
-        let allocation = self
-            .model
-            .allocations
-            .get(&client)
-            .filter(|a| a.is_live(now));
-        let (peer, expected) = match (allocation, peek(self)) {
-            (None, _) => (addr("0.0.0.0:0"), Err(DropReason::NoAllocation)),
-            (Some(_), None) => (addr("0.0.0.0:0"), Err(DropReason::NoChannel)),
-            (Some(_), Some((peer, exempt))) => (peer, Ok(exempt)),
-        };
-        let outcome = self
-            .world
-            .channel(&self.clients[client][0], number, b"data");
-        self.count(format_args!("ChannelData: {}", outcome.kind()));
-        if expected == Err(DropReason::NoChannel)
-            && outcome == Outcome::Drop(DropReason::NoAllocation)
-        {
-            // One half has expired and its timer has not fired: the channel is of that half.
-            assert!(self.model.is_unsettled(now));
-            return;
-        }
-        self.check_up(client, peer, expected, &outcome);
-    }
-
-    /// What becomes of data towards a peer.
-    fn check_up(
-        &mut self,
-        client: usize,
-        peer: SocketAddr,
-        expected: Result<bool, DropReason>,
-        outcome: &Outcome,
-    ) {
-        let exempt = match expected {
-            Ok(exempt) => exempt,
-            Err(reason) => return assert_eq!(outcome.drop_reason(), reason, "{peer}"),
-        };
-        let now = self.now();
-        let from = self.model.allocations[&client].half(now, family(peer.ip()));
-        let from = from.expect("checked above").relayed;
-        let owner = if Self::is_own(peer) {
-            self.model.owner_of(peer)
-        } else {
-            None
-        };
-        match owner {
-            Some(owner) if owner % 2 == client % 2 => self.check_down(owner, from, outcome),
-            Some(_) => {
-                let local = if peer.is_ipv4() { LOCAL_V4 } else { LOCAL_V6 };
-                let local = SocketAddr::new(ip(local), peer.port());
-                assert_eq!(outcome.to_peer(), (local, &b"data"[..]));
-            }
-            None if exempt => assert_eq!(outcome.drop_reason(), DropReason::PeerDenied),
-            None => {
-                assert_eq!(outcome.to_peer(), (peer, &b"data"[..]));
-                let Outcome::ToPeer { relay, .. } = outcome else {
-                    unreachable!("checked above");
-                };
-                assert_eq!(Some((client % 2, *relay)), self.relay_of(from));
-            }
-        }
-    }
-
-    /// What becomes of data from a peer, already known by its public address.
-    fn check_down(&self, client: usize, peer: SocketAddr, outcome: &Outcome) {
-        let now = self.now();
-        let allocation = &self.model.allocations[&client];
-        let own = Self::is_own(peer) && self.model.owner_of(peer).is_some();
-        let Some(permission) = allocation.permission(now, peer.ip()) else {
-            return assert_eq!(outcome.drop_reason(), DropReason::NoPermission);
-        };
-        if permission.exempt && !own {
-            return assert_eq!(outcome.drop_reason(), DropReason::PeerDenied);
-        }
-        assert_eq!(outcome.to_flow(), self.flow(client));
-        match allocation.channel_of(now, peer) {
-            Some(number) => assert_eq!(outcome.channel(), (number, &b"data"[..])),
-            None => assert_eq!(outcome.indication(), (peer, &b"data"[..])),
-        }
-    }
-
-    fn relay_of(&self, relayed: SocketAddr) -> Option<(usize, RelayId)> {
-        let mut leases = self.world.net.leases.iter();
-        leases
-            .find(|(_, lease)| lease.public() == relayed)
-            .map(|(id, _)| *id)
-    }
-
-    fn arrive(&mut self, client: usize, half: u8, peer: Peer, local: bool) {
-        let peer = self.peer(client, peer);
-        if Self::is_own(peer) {
-            self.settle();
-        }
-        let now = self.now();
-        let Some(allocation) = self.model.allocations.get(&client) else {
-            return;
-        };
-        let half = allocation.halves[usize::from(half) % allocation.halves.len()];
-        if peer.is_ipv4() != half.relayed.is_ipv4() {
-            return;
-        }
-        let Some((shard, relay)) = self.relay_of(half.relayed) else {
-            assert!(half.expires <= now);
-            return;
-        };
-        // A socket of this server is seen by its local address when it is on this host.
-        let source = match local && Self::is_own(peer) && peer.is_ipv4() {
-            true => SocketAddr::new(ip(LOCAL_V4), peer.port()),
-            false => peer,
-        };
-        let live = Self::is_own(peer) && self.model.owner_of(peer).is_some();
-        let outcome = self.world.from_peer(shard, relay, source, b"data");
-        self.count(format_args!("Arrive: {}", outcome.kind()));
-        if source.port() == 0 {
-            assert_eq!(outcome.drop_reason(), DropReason::BadSource);
-        } else if half.expires <= now {
-            assert_eq!(outcome.drop_reason(), DropReason::NoRelay);
-        } else if source != peer && !live {
-            // The local address stands for nobody.
-            assert_eq!(outcome.drop_reason(), DropReason::NoPermission);
-        } else {
-            self.check_down(client, peer, &outcome);
-        }
     }
 }
