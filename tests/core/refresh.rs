@@ -38,11 +38,23 @@ fn lifetime_follows_the_rule_of_allocate_except_that_0_deletes() {
 
 #[test]
 fn a_refresh_may_shorten_the_lifetime_and_the_port_is_free_in_time() {
-    let (mut world, mut client, _) = allocated();
-    assert_eq!(world.refresh(&mut client, 3600).lifetime(), 3600);
+    let mut world = World::new();
+    let user = world.setup.users[0].clone();
+    let mut client = world.client(flow("192.0.2.1:5000"), &user);
+    // The timer stands at an hour, and must not be waited for.
+    world.allocate_with(&mut client, |b| {
+        b.u32(attr::LIFETIME, 3600);
+    });
     assert_eq!(world.refresh(&mut client, 600).lifetime(), 600);
     world.pass(601.0);
     world.assert_empty();
+    // Nor does the timer that was left over disturb a successor.
+    client.nonce = world.fresh_nonce(&client.flow, true);
+    world.allocate_with(&mut client, |b| {
+        b.u32(attr::LIFETIME, 3600);
+    });
+    world.pass(3000.0);
+    assert!(world.shards[0].has_allocation(&client.flow));
 }
 
 #[test]
