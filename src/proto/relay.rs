@@ -28,6 +28,9 @@ pub const REPLY_BUFFER: usize = 1500;
 /// 30).
 pub const RESERVATION_LIFETIME: u64 = 30;
 
+/// How many timers one call handles.
+const TIMERS_AT_ONCE: usize = 512;
+
 /// The decision making of one shard. See the [module](super) for how it is driven.
 pub struct Relay {
     pub(super) shared: Arc<Shared>,
@@ -185,9 +188,13 @@ impl Relay {
         self.timers.next()
     }
 
-    /// Ends what has expired.
+    /// Ends what has expired, a bounded number of them: when more are due, `poll_timeout` says so
+    /// and datagrams get their turn in between.
     pub fn handle_timeout(&mut self, now: Now) {
-        while let Some(timer) = self.timers.pop_due(now.mono) {
+        for _ in 0..TIMERS_AT_ONCE {
+            let Some(timer) = self.timers.pop_due(now.mono) else {
+                break;
+            };
             match timer {
                 Timer::Allocation(key) => self.expire(now.mono, key),
                 Timer::Reservation(token) => {

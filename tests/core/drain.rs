@@ -84,3 +84,27 @@ fn existing_allocations_live_on_and_can_be_refreshed() {
     let response = world.call(&mut other, Method::ALLOCATE, |_| {});
     assert_eq!(response.code(), 400);
 }
+
+#[test]
+fn a_claim_refused_while_draining_leaves_the_reservation_as_it_was() {
+    let mut world = World::new();
+    let user = world.setup.users[0].clone();
+    let mut first = world.client(flow("192.0.2.1:5000"), &user);
+    let token = world
+        .allocate_with(&mut first, |b| {
+            b.even_port(true);
+        })
+        .token()
+        .expect("a token");
+    world.shards[0].drain(vec![addr("203.0.113.2:3478")]);
+    let mut second = world.client(flow("192.0.2.1:5001"), &user);
+    let response = world.call(&mut second, Method::ALLOCATE, |b| {
+        b.u8_rffu(attr::REQUESTED_TRANSPORT, 17);
+        b.attribute(attr::RESERVATION_TOKEN, &token);
+    });
+    assert_eq!(response.code(), 300);
+    assert_eq!(world.shared.quotas.held_by("alice"), 2);
+    assert_eq!(world.net.held.len(), 1);
+    world.pass(601.0);
+    world.assert_empty();
+}

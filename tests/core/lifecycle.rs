@@ -77,6 +77,35 @@ fn expiry_is_never_early_and_at_most_a_second_late() {
 }
 
 #[test]
+fn a_crowd_that_expires_at_once_is_ended_in_bounded_portions() {
+    let mut world = Setup {
+        ports: 20_000..=29_999,
+        ..Setup::default()
+    }
+    .world();
+    let user = world.setup.users[0].clone();
+    for port in 1..=2000 {
+        let mut client = world.client(flow(&format!("192.0.2.1:{port}")), &user);
+        world.allocate(&mut client);
+    }
+    world.pass_without_timers(602.0);
+    let now = world.now;
+    let mut calls = 0;
+    while world.shards[0]
+        .poll_timeout()
+        .is_some_and(|due| due <= now.mono)
+    {
+        let before = world.shards[0].allocations();
+        world.shards[0].handle_timeout(now);
+        world.drain_effects(0);
+        assert!(before - world.shards[0].allocations() <= 512);
+        calls += 1;
+    }
+    assert!(calls >= 4, "{calls}");
+    world.assert_empty();
+}
+
+#[test]
 fn stopping_ends_everything_with_one_summary_each() {
     let mut world = World::new();
     let user = world.setup.users[0].clone();

@@ -125,7 +125,10 @@ impl Relay {
             self.refused(request, code);
             Refusal::Code(code)
         })?;
-        if let Some(drain) = &self.drain {
+        if let Some(drain) = self.drain.clone() {
+            if let Some(token) = wanted.token {
+                self.give_back(&token, &request.owner, quota);
+            }
             return Err(
                 match drain.alternate(request.flow.client, request.flow.local) {
                     Some(sibling) => Refusal::Alternate(sibling),
@@ -208,6 +211,15 @@ impl Relay {
             _ => None,
         };
         Ok((quota, reserved))
+    }
+
+    /// Returns a place in the quota to the reservation that it came from: its port is still held.
+    pub(super) fn give_back(&mut self, token: &ReservationToken, owner: &Owner, quota: QuotaGuard) {
+        if let Some(reservation) = self.reservations.get_mut(token)
+            && reservation.owner.user_id == owner.user_id
+        {
+            reservation.quota.get_or_insert(quota);
+        }
     }
 
     /// Eight bytes that nobody can guess.

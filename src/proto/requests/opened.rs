@@ -93,11 +93,8 @@ impl Relay {
             };
             if openings.iter().flatten().any(gone) {
                 self.reservations.remove(&token);
-            } else if let Some(reservation) = self.reservations.get_mut(&token)
-                && reservation.owner.user_id == owner.user_id
-            {
-                // The socket is still held, and so is its place in the quota.
-                reservation.quota.get_or_insert(quota);
+            } else {
+                self.give_back(&token, &owner, quota);
             }
         }
         let refusal = Refusal::Code(ErrorCode::INSUFFICIENT_CAPACITY);
@@ -109,12 +106,7 @@ impl Relay {
             username: owner.username,
             code,
         });
-        let mut builder = Builder::new(
-            reply,
-            Class::Error,
-            Method::ALLOCATE,
-            origin.transaction,
-        );
+        let mut builder = Builder::new(reply, Class::Error, Method::ALLOCATE, origin.transaction);
         builder.error_code(refusal.code(), true);
         Ok(Disposition::Reply {
             flow,
