@@ -40,7 +40,7 @@ fn assert_answers_on_streams(server: &mut Server, after: &str) {
 /// Runs `attack` twice and asserts that the second run costs no memory to speak of and that all
 /// descriptors come back.
 fn assert_no_leak(server: &mut Server, mut attack: impl FnMut(&mut Server, u64)) {
-    let descriptors = server.descriptors();
+    let descriptors = server.settled_descriptors();
     attack(server, 1);
     let resident = server.resident_kib();
     attack(server, 2);
@@ -326,7 +326,7 @@ fn idle_connections_neither_pile_up_nor_lock_out() {
         limits: "unauthenticated_connections_per_source = 64\n".to_owned(),
         ..Config::default()
     });
-    let before = server.descriptors();
+    let before = server.settled_descriptors();
     let mut idle = Vec::new();
     for count in 0..400 {
         idle.push(TcpStream::connect(server.tcp()).expect("a connection"));
@@ -388,7 +388,7 @@ fn a_client_that_never_reads_is_bounded() {
 #[test]
 fn rubbish_on_the_tls_port() {
     let mut server = Server::start();
-    let before = server.descriptors();
+    let before = server.settled_descriptors();
     let certificate = support::write_certificate(server.dir.path());
     let mut random = Random(5);
     for case in 0..300 {

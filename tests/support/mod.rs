@@ -345,6 +345,21 @@ impl Server {
             .expect("VmRSS is a number")
     }
 
+    /// Open file descriptors once they have stayed the same for a while: a thread may still be
+    /// starting when another one answers already.
+    pub fn settled_descriptors(&self) -> usize {
+        let mut count = self.descriptors();
+        let mut since = Instant::now();
+        while since.elapsed() < Duration::from_millis(500) {
+            sleep(Duration::from_millis(10));
+            let now = self.descriptors();
+            if now != count {
+                (count, since) = (now, Instant::now());
+            }
+        }
+        count
+    }
+
     /// Open file descriptors.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid()))
