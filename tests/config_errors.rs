@@ -248,6 +248,12 @@ fn out_of_range() {
     );
     one("[runtime]\nthreads = 0", ":4:11", "must be 1 to 1024", "");
     one(
+        "[runtime]\ndata_path = \"uring\"",
+        ":4:13",
+        "uring",
+        "io_uring",
+    );
+    one(
         "auth.nonce_lifetime = 9",
         ":3:23",
         "must be 10 to 86400",
@@ -612,6 +618,7 @@ fn the_environment_and_flags_are_named() {
             "TURNSERVER_USERS" => "alice:a,bob,alice:b",
             "TURNSERVER_NONCE_KEY" => "short",
             "TURNSERVER_PUBLIC_ADDRESS" => "::ffff:1.2.3.4",
+            "TURNSERVER_DATA_PATH" => "fast",
             _ => return None,
         };
         Some(value.into())
@@ -629,6 +636,7 @@ fn the_environment_and_flags_are_named() {
         [
             "--log-level",
             "--realm",
+            "TURNSERVER_DATA_PATH",
             "TURNSERVER_NONCE_KEY",
             "TURNSERVER_PUBLIC_ADDRESS",
             "TURNSERVER_USERS",

@@ -264,6 +264,7 @@ fn flags_stand_above_the_environment_and_that_above_the_file() {
             config::ENV_USERS => "alice:a:b,bob:c",
             config::ENV_PUBLIC_ADDRESS => "203.0.113.7,2001:db8::7",
             config::ENV_LOG_LEVEL => "debug",
+            config::ENV_DATA_PATH => "mmsg",
             config::ENV_NONCE_KEY => {
                 "4141414141414141414141414141414141414141414141414141414141414141"
             }
@@ -284,6 +285,7 @@ fn flags_stand_above_the_environment_and_that_above_the_file() {
     assert_eq!(pairs(&settings)[0].1, "203.0.113.7");
     assert_eq!(pairs(&settings)[1].1, "2001:db8::7");
     assert_eq!(settings.log.level, Level::Debug);
+    assert_eq!(settings.runtime.data_path, config::DataPath::Mmsg);
     assert_eq!(
         settings.auth.nonce_key.map(|key| *key.expose()),
         Some([0x41; 32])
@@ -520,6 +522,7 @@ fn a_reload_adopts_exactly_what_applies_live() {
         address = "127.0.0.1:9641"
         [runtime]
         threads = 2
+        data_path = "mmsg"
         [drain]
         deadline = 61
         alternate = "192.0.2.2:3478"

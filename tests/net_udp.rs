@@ -366,6 +366,8 @@ fn relayed_addresses_behind_a_nat_reach_each_other_by_their_public_name() {
 #[test]
 fn a_reserved_port_goes_to_whichever_shard_presents_the_token() {
     let server = server(2, &["127.0.0.1:0"]);
+    // Clients stay: a new socket with the port of an old one would have its allocation.
+    let mut clients = Vec::new();
     for _ in 0..12 {
         let mut first = Client::udp(server.address(0));
         let reply = first.try_allocate(|builder| {
@@ -393,6 +395,38 @@ fn a_reserved_port_goes_to_whichever_shard_presents_the_token() {
         second.bind_channel(0x4000, peer.local_addr().expect("bound"));
         second.send_channel(0x4000, b"x");
         assert_eq!(receive_from(&peer), (b"x".to_vec(), odd));
+        clients.extend([first, second, third]);
+    }
+}
+
+/// On both data planes the same, whatever their buffers are like.
+#[test]
+fn the_largest_datagrams_pass_unharmed() {
+    let server = server(1, &["127.0.0.1:0", "0.0.0.0:0"]);
+    for index in 0..2 {
+        let port = server.address(index).port();
+        let mut client = Client::udp(SocketAddr::new([127, 0, 0, 1].into(), port));
+        let relayed = client.allocate();
+        let peer = peer("127.0.0.1");
+        let address = peer.local_addr().expect("bound");
+        client.bind_channel(0x4000, address);
+        for (round, len) in [9000, 60_000, 65_500, 172].into_iter().enumerate() {
+            let data: Vec<u8> = (0..len).map(|at| (at * 7 + round) as u8).collect();
+            // One at a time: the client's socket buffer holds little more.
+            for _ in 0..3 {
+                client.send_channel(0x4000, &data);
+                peer.send_to(&data, relayed).expect("sent");
+                assert_eq!(receive_from(&peer), (data.clone(), relayed));
+                assert_eq!(client.receive_channel(), (0x4000, data.clone()));
+            }
+        }
+        // What a datagram over IPv4 holds less the header of ChannelData is the most.
+        peer.send_to(&[2; 65_503], relayed).expect("sent");
+        assert_eq!(client.receive_channel(), (0x4000, vec![2; 65_503]));
+        // One without room for the header goes nowhere, and harms nothing.
+        peer.send_to(&[1; 65_507], relayed).expect("sent");
+        peer.send_to(b"after", relayed).expect("sent");
+        assert_eq!(client.receive_channel(), (0x4000, b"after".to_vec()));
     }
 }
 

@@ -76,6 +76,7 @@ pub(super) const KEYS: &[Key] = &[
     restart("log.format", r#""auto""#),
     restart("ops.address", r#""127.0.0.1:9641""#),
     restart("runtime.threads", "4"),
+    restart("runtime.data_path", r#""auto""#),
     live("drain.deadline", "60"),
     live("drain.alternate", r#"["192.0.2.2:3478"]"#),
 ];

@@ -131,7 +131,11 @@ impl Loader<'_> {
         let limits = sections::limits(&root.section("limits"), problems);
         let peers = sections::peers(&root.section("peers"), problems);
         let log = self.log(&root.section("log"), problems);
-        let runtime = sections::runtime(&root.section("runtime"));
+        let runtime = sections::runtime(
+            &root.section("runtime"),
+            self.overrides.data_path(),
+            problems,
+        );
         let drain = sections::drain(&root.section("drain"), problems);
         Some(Settings {
             realm: realm?,

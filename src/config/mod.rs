@@ -29,8 +29,8 @@ pub use keys::{Applies, keys};
 pub use load::{load, load_file};
 pub use machine::Machine;
 pub use overrides::{
-    ENV_LOG_LEVEL, ENV_NONCE_KEY, ENV_PUBLIC_ADDRESS, ENV_REALM, ENV_SECRETS, ENV_USERS, Flags,
-    Overrides,
+    ENV_DATA_PATH, ENV_LOG_LEVEL, ENV_NONCE_KEY, ENV_PUBLIC_ADDRESS, ENV_REALM, ENV_SECRETS,
+    ENV_USERS, Flags, Overrides,
 };
 pub use problem::{Brief, Errors};
 pub use reload::{ABSENT, Change, adopt, diff};

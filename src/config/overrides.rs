@@ -19,6 +19,8 @@ pub const ENV_REALM: &str = "TURNSERVER_REALM";
 pub const ENV_PUBLIC_ADDRESS: &str = "TURNSERVER_PUBLIC_ADDRESS";
 /// Replaces `log.level`.
 pub const ENV_LOG_LEVEL: &str = "TURNSERVER_LOG_LEVEL";
+/// Replaces `runtime.data_path`.
+pub const ENV_DATA_PATH: &str = "TURNSERVER_DATA_PATH";
 
 /// What flags say; `None` where a flag was not given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +50,7 @@ pub struct Overrides {
     realm: Option<Outside>,
     public_address: Option<Outside>,
     log_level: Option<Outside>,
+    data_path: Option<Outside>,
 }
 
 impl Overrides {
@@ -85,6 +88,7 @@ impl Overrides {
             realm: flag(flags.realm.clone(), "--realm").or_else(|| env(ENV_REALM)),
             public_address: flag(addresses, "--public-address").or_else(|| env(ENV_PUBLIC_ADDRESS)),
             log_level: flag(flags.log_level.clone(), "--log-level").or_else(|| env(ENV_LOG_LEVEL)),
+            data_path: env(ENV_DATA_PATH),
         }
     }
 
@@ -130,6 +134,10 @@ impl Overrides {
         self.log_level.as_ref().map(Outside::one)
     }
 
+    pub(super) fn data_path(&self) -> Option<Found<String>> {
+        self.data_path.as_ref().map(Outside::one)
+    }
+
     /// Names of the variables and flags that are in force.
     pub fn sources(&self) -> Vec<&'static str> {
         [
@@ -139,6 +147,7 @@ impl Overrides {
             &self.users,
             &self.nonce_key,
             &self.log_level,
+            &self.data_path,
         ]
         .into_iter()
         .flatten()

@@ -7,8 +7,8 @@ use ipnet::{IpNet, Ipv6Net};
 
 use super::addresses::socket_address;
 use super::problem::{Problem, Problems};
-use super::reader::{Found, Section};
-use super::settings::{Drain, Limits, Peers, Runtime};
+use super::reader::{Found, Section, choose};
+use super::settings::{DataPath, Drain, Limits, Peers, Runtime};
 
 pub(super) fn limits(section: &Section<'_>, problems: &Problems) -> Limits {
     let default = Limits::default();
@@ -161,8 +161,19 @@ pub(super) fn ops(section: &Section<'_>, problems: &Problems) -> Option<Found<So
     socket_address(&found, "ops.address", 9641, problems)
 }
 
-pub(super) fn runtime(section: &Section<'_>) -> Runtime {
+pub(super) fn runtime(
+    section: &Section<'_>,
+    outside: Option<Found<String>>,
+    problems: &Problems,
+) -> Runtime {
+    let paths = DataPath::ALL.map(|path| (path.name(), path));
+    let in_file = section.choice("data_path", &paths);
+    let data_path = match outside {
+        Some(word) => choose(&word, "runtime.data_path", &paths, problems),
+        None => in_file,
+    };
     Runtime {
+        data_path: data_path.map_or_else(DataPath::default, |found| found.value),
         threads: section
             .number("threads", 1..=1024)
             .and_then(|found| usize::try_from(found.value).ok()),

@@ -361,6 +361,35 @@ pub struct Runtime {
     /// Relaying threads, 1 to 1024. Default (`None`): as many as CPU affinity and the cgroup's
     /// quota allow.
     pub threads: Option<usize>,
+    /// How datagrams are moved.
+    pub data_path: DataPath,
+}
+
+/// `runtime.data_path`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DataPath {
+    /// `"auto"`: io_uring where it works, else mmsg.
+    #[default]
+    Auto,
+    /// `"io_uring"`: one system call for thousands of sockets. Needs Linux 6.1; the server does
+    /// not start where it does not work.
+    IoUring,
+    /// `"mmsg"`: epoll, recvmmsg and sendmmsg, which work everywhere.
+    Mmsg,
+}
+
+impl DataPath {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::IoUring, Self::Mmsg];
+
+    /// The name used in the configuration file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Mmsg => "mmsg",
+        }
+    }
 }
 
 /// `[drain]`: SIGTERM stops new allocations and waits for the live ones.

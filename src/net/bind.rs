@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 
-use super::{BoundAddress, ListenerConfig, NetConfig, Protocol, StreamLimits, sys, tls};
+use super::{BoundAddress, DataPath, ListenerConfig, NetConfig, Protocol, StreamLimits, sys, tls};
 
 /// How many connections wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -49,6 +49,7 @@ pub struct Bound {
     pub(super) streams: StreamLimits,
     pub(super) relay_buffer: usize,
     pub(super) pin: bool,
+    pub(super) data_path: DataPath,
     pub(super) fd_limit: u64,
     receive_buffer: usize,
 }
@@ -254,6 +255,7 @@ pub fn bind(config: NetConfig) -> Result<Bound, BindError> {
         streams: config.streams,
         relay_buffer: config.relay_buffer,
         pin: config.pin,
+        data_path: config.data_path,
         fd_limit,
         receive_buffer: if smallest == usize::MAX { 0 } else { smallest },
     })

@@ -14,12 +14,14 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;
 
 use super::admission::Admission;
-use super::bind::{Bound, ShardSockets};
+use super::bind::{Bound, ShardSockets, StreamListener};
 use super::mmsg::Mmsg;
+use super::plane::DataPlane;
 use super::relays::{RelayOpener, Reservations};
 use super::shard::Shard;
 use super::streams::Streams;
-use super::{AuditSink, Limits, StreamLimits, sys};
+use super::uring::{self, Uring};
+use super::{AuditSink, DataPath, Limits, Serving, StreamLimits, sys};
 use crate::proto::ports::RelayAddresses;
 use crate::proto::{Policy, Relay};
 
@@ -84,13 +86,15 @@ impl Bound {
     /// server that hangs is worse than one that is started again.
     ///
     /// # Errors
-    /// When a thread, an epoll instance or random bytes are not to be had.
+    /// When a thread, an epoll instance or random bytes are not to be had, or io_uring is asked
+    /// for and does not work ([`Unavailable`](super::Unavailable)).
     pub fn start(
         self,
         mut make: impl FnMut(usize) -> Relay,
         relays: Arc<RelayAddresses>,
         audit: AuditSink,
     ) -> io::Result<Shards> {
+        let serving = self.data_path.probe().map_err(io::Error::other)?;
         let count = self.shards.len();
         let mailboxes: Arc<[Mailbox]> = (0..count)
             .map(|_| Mailbox::new())
@@ -109,6 +113,9 @@ impl Bound {
             relay_buffer: self.relay_buffer,
             mailboxes: Arc::clone(&mailboxes),
             audit,
+            io_uring: serving == Serving::IoUring,
+            forced: self.data_path == DataPath::IoUring,
+            fd_limit: self.fd_limit,
         };
         let cpus = sys::allowed_cpus();
         let pin = self.pin && count > 1 && count <= cpus.len();
@@ -131,18 +138,7 @@ impl Bound {
                         if let Some(cpu) = cpu {
                             let _ = sys::pin_to(cpu);
                         }
-                        let made = common.shard(index, sockets, relay, seed);
-                        match made {
-                            Ok(shard) => {
-                                let _ = ready.send(Ok(()));
-                                drop(ready);
-                                shard.run()
-                            }
-                            Err(error) => {
-                                let _ = ready.send(Err(error));
-                                Ok(())
-                            }
-                        }
+                        common.run(index, sockets, relay, seed, ready)
                     };
                     match catch_unwind(AssertUnwindSafe(run)) {
                         Ok(Ok(())) => return,
@@ -159,6 +155,7 @@ impl Bound {
                 .recv()
                 .unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
         }
+        tracing::info!(data_path = %serving, threads = count, "relaying");
         Ok(shards)
     }
 }
@@ -173,16 +170,68 @@ struct Common {
     relay_buffer: usize,
     mailboxes: Arc<[Mailbox]>,
     audit: AuditSink,
+    io_uring: bool,
+    forced: bool,
+    fd_limit: u64,
 }
 
 impl Common {
-    fn shard(
+    /// Makes a shard, says so, and runs it until it is told to stop.
+    fn run(
         self,
         index: usize,
         sockets: ShardSockets,
         relay: Relay,
         seed: [u8; 32],
-    ) -> io::Result<Shard<Mmsg>> {
+        ready: mpsc::Sender<io::Result<()>>,
+    ) -> io::Result<()> {
+        let ShardSockets { udp, streams } = sockets;
+        let parts = (relay, streams, seed);
+        if !self.io_uring {
+            return self.serve(index, Mmsg::new(udp), parts, ready);
+        }
+        match uring::new_ring(self.fd_limit) {
+            Ok(ring) => self.serve(index, Uring::new(ring, udp), parts, ready),
+            // It worked when it was probed: another shard has the memory or the descriptor.
+            Err(error) if !self.forced => {
+                tracing::warn!(shard = index, %error, "no io_uring for this shard: it uses mmsg");
+                self.serve(index, Mmsg::new(udp), parts, ready)
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                Ok(())
+            }
+        }
+    }
+
+    fn serve<P: DataPlane>(
+        self,
+        index: usize,
+        plane: io::Result<P>,
+        (relay, listeners, seed): (Relay, Vec<StreamListener>, [u8; 32]),
+        ready: mpsc::Sender<io::Result<()>>,
+    ) -> io::Result<()> {
+        match plane.and_then(|plane| self.shard(index, plane, relay, listeners, seed)) {
+            Ok(shard) => {
+                let _ = ready.send(Ok(()));
+                drop(ready);
+                shard.run()
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                Ok(())
+            }
+        }
+    }
+
+    fn shard<P: DataPlane>(
+        self,
+        index: usize,
+        plane: P,
+        relay: Relay,
+        listeners: Vec<StreamListener>,
+        seed: [u8; 32],
+    ) -> io::Result<Shard<P>> {
         let counters = Arc::clone(relay.counters());
         let streams = Streams::new(index, self.admission, self.limits, counters);
         let opener = RelayOpener::new(
@@ -191,8 +240,6 @@ impl Common {
             ChaCha12Rng::from_seed(seed),
             self.relay_buffer,
         );
-        let plane = Mmsg::new(sockets.udp)?;
-        let listeners = sockets.streams;
         Shard::new(
             index,
             plane,

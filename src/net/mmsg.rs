@@ -203,6 +203,10 @@ impl DataPlane for Mmsg {
         self.relays[id.index as usize] = None;
     }
 
+    fn settle(&mut self) -> bool {
+        false
+    }
+
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         debug_assert!(self.queue.is_empty(), "flushed before the slots are reused");
         self.used_slots = 0;

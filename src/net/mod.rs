@@ -11,6 +11,7 @@ mod bind;
 pub mod clock;
 mod connection;
 mod control;
+mod data_path;
 mod mmsg;
 mod outbox;
 mod plane;
@@ -19,6 +20,7 @@ mod shard;
 mod streams;
 mod sys;
 pub mod tls;
+mod uring;
 mod write_queue;
 
 use std::fmt;
@@ -28,6 +30,7 @@ use std::time::Duration;
 
 pub use bind::{BindError, BindProblem, Bound, bind};
 pub use control::Shards;
+pub use data_path::{DataPath, Serving, Unavailable};
 
 use crate::proto::audit::Audit;
 
@@ -82,6 +85,8 @@ pub struct NetConfig {
     pub threads: usize,
     /// Keep each shard on a CPU of its own, when there are several shards and CPUs for all.
     pub pin: bool,
+    /// How datagrams are moved.
+    pub data_path: DataPath,
     /// The listeners.
     pub listeners: Vec<ListenerConfig>,
     /// Bounds on TCP and TLS connections.
@@ -97,6 +102,7 @@ impl Default for NetConfig {
         Self {
             threads: 0,
             pin: true,
+            data_path: DataPath::Auto,
             listeners: Vec::new(),
             streams: StreamLimits::default(),
             receive_buffer: 4 << 20,

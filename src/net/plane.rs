@@ -1,6 +1,6 @@
 //! What a shard needs of whatever moves its bytes: readiness and datagrams in, datagrams out,
-//! payload never copied. One implementation uses epoll with recvmmsg and sendmmsg; the trait
-//! also fits a completion ring with provided buffers, whose only sleeping point is its enter.
+//! payload never copied. One implementation uses a completion ring with provided buffers, whose
+//! only sleeping point is its enter; the other one epoll with recvmmsg and sendmmsg.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -97,7 +97,9 @@ impl<'a> Payload<'a> {
 ///
 /// 1. [`DataPlane::wait`] begins a batch: slots of the one before are free again.
 /// 2. [`DataPlane::next`] until it returns `None`; each event may queue sends.
-/// 3. [`DataPlane::flush`] sends what is queued. Sends from one socket keep their order.
+/// 3. [`DataPlane::flush`], after which a plane has sent what is queued, or does so with the next
+///    wait; what is queued when a plane is dropped is sent too. Sends from one socket keep their
+///    order, but for one that an error of another one held up.
 pub(super) trait DataPlane {
     /// Reports readiness of a descriptor under `token` until it is closed.
     fn watch(&mut self, fd: BorrowedFd<'_>, token: u32, interest: Interest) -> io::Result<()>;
@@ -108,8 +110,12 @@ pub(super) trait DataPlane {
     /// Takes over a relay socket and receives from it.
     fn open(&mut self, relay: RelayId, socket: RelaySocket) -> io::Result<()>;
 
-    /// Closes a relay socket, after sending what is queued on it; its port is free then.
+    /// Closes a relay socket, after sending what is queued on it. Its port is free at once, or
+    /// with the next wait or [`DataPlane::settle`].
     fn close(&mut self, relay: RelayId);
+
+    /// Ends the closing of sockets; `false` when none was being closed.
+    fn settle(&mut self) -> bool;
 
     /// Begins a batch; sleeps until something happens, at most for `timeout`, and not at all
     /// when more of the last round is left.
@@ -145,7 +151,7 @@ pub(super) trait DataPlane {
         payload: Payload<'_>,
     ) -> bool;
 
-    /// Sends everything that is queued.
+    /// Ends the filling of the queue.
     fn flush(&mut self);
 
     /// How many datagrams the kernel refused since the last call.

@@ -287,7 +287,13 @@ impl<P: DataPlane> Shard<P> {
         relay: RelayId,
         spec: OpenSpec,
     ) -> Result<crate::proto::OpenedRelay, OpenError> {
-        let socket = self.opener.open(spec)?;
+        let socket = match self.opener.open(spec) {
+            // A socket that is being closed may have the last port, or the last descriptor.
+            Err(OpenError::NoPort | OpenError::Exhausted) if self.plane.settle() => {
+                self.opener.open(spec)?
+            }
+            opened => opened?,
+        };
         let opened = socket.opened();
         socket.set_live(true);
         match self.plane.open(relay, socket) {

@@ -8,11 +8,12 @@ mod control;
 mod datagrams;
 mod errors;
 mod name;
+pub(super) mod uring;
 
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use libc::{c_int, socklen_t};
@@ -165,6 +166,12 @@ impl Readiness {
 pub(super) struct Epoll {
     fd: OwnedFd,
     events: Box<[libc::epoll_event]>,
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Epoll {

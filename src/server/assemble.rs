@@ -111,6 +111,7 @@ pub(super) fn net_config(settings: &Settings, certificates: &Store) -> NetConfig
     }
     NetConfig {
         threads: settings.runtime.threads.unwrap_or(0),
+        data_path: data_path(settings),
         listeners,
         streams: StreamLimits {
             first_byte: limits.first_byte_timeout,
@@ -144,6 +145,15 @@ fn endpoints(settings: &Settings) -> Vec<IpAddr> {
     found.sort_unstable();
     found.dedup();
     found
+}
+
+/// How datagrams are to be moved.
+pub(super) fn data_path(settings: &Settings) -> net::DataPath {
+    match settings.runtime.data_path {
+        config::DataPath::Auto => net::DataPath::Auto,
+        config::DataPath::IoUring => net::DataPath::IoUring,
+        config::DataPath::Mmsg => net::DataPath::Mmsg,
+    }
 }
 
 fn net_protocol(protocol: Protocol) -> net::Protocol {

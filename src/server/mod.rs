@@ -50,6 +50,8 @@ pub enum StartError {
     Bind(BindError),
     /// An address of `[relay]` is not one that sockets can be opened on.
     Relay(IpAddr, io::Error),
+    /// The data path that is asked for does not work here.
+    DataPath(net::Unavailable),
     /// The address of `[ops]` could not be opened.
     Ops(SocketAddr, io::Error),
     /// Threads or random numbers could not be had.
@@ -72,6 +74,12 @@ impl fmt::Display for StartError {
                 write!(
                     f,
                     "can not relay from {address}: {error} (set [relay] address to an address that an interface of this host has; behind a 1:1 NAT the world's goes to [relay] public_address)"
+                )
+            }
+            Self::DataPath(why) => {
+                write!(
+                    f,
+                    "{why} (set [runtime] data_path to \"auto\", which falls back to \"mmsg\")"
                 )
             }
             Self::System(error) => write!(f, "the system refused: {error}"),
@@ -101,6 +109,7 @@ impl Server {
     /// # Errors
     /// When anything that the settings name can not be had. Nothing is left open then.
     pub fn start(settings: Settings, source: ConfigSource) -> Result<Self, StartError> {
+        serving(&settings)?;
         let certificates = Store::load(&settings).map_err(StartError::Certificate)?;
         for relay in &settings.relay.addresses {
             // Found out now rather than by every client's 508.
@@ -207,6 +216,16 @@ impl Server {
     pub fn stop(self) {
         self.shards.stop();
     }
+}
+
+/// Which data path serves here with these settings.
+///
+/// # Errors
+/// When they ask for one that does not work ([`StartError::DataPath`]).
+pub fn serving(settings: &Settings) -> Result<net::Serving, StartError> {
+    assemble::data_path(settings)
+        .probe()
+        .map_err(StartError::DataPath)
 }
 
 /// Unix time in seconds; 0 before 1970.

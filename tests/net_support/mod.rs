@@ -13,7 +13,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use turnserver::auth::{CredentialStore, RestOptions};
 use turnserver::net::tls::Certificates;
 use turnserver::net::{
-    AuditSink, BoundAddress, ListenerConfig, NetConfig, Protocol, Shards, StreamLimits, bind,
+    AuditSink, BoundAddress, DataPath, ListenerConfig, NetConfig, Protocol, Shards, StreamLimits,
+    bind,
 };
 use turnserver::proto::budget::ReplyBudget;
 use turnserver::proto::counters::{Counters, Snapshot};
@@ -42,6 +43,7 @@ pub struct Setup {
     pub relays: Vec<(IpAddr, IpAddr)>,
     pub ports: std::ops::RangeInclusive<u16>,
     pub audit: AuditSink,
+    pub data_path: DataPath,
 }
 
 impl Default for Setup {
@@ -53,6 +55,7 @@ impl Default for Setup {
             relays: vec![same("127.0.0.1"), same("::1")],
             ports: 20_000..=29_999,
             audit: Arc::new(|_| {}),
+            data_path: data_path(),
         }
     }
 }
@@ -67,6 +70,16 @@ pub fn listener(protocol: Protocol, address: &str) -> ListenerConfig {
         protocol,
         address: address.parse().expect("an address"),
         tls: None,
+    }
+}
+
+/// The data plane under test: what TURNSERVER_DATA_PATH says, as for the server itself.
+pub fn data_path() -> DataPath {
+    match std::env::var("TURNSERVER_DATA_PATH").as_deref() {
+        Ok("mmsg") => DataPath::Mmsg,
+        Ok("io_uring") => DataPath::IoUring,
+        Ok("auto" | "") | Err(_) => DataPath::Auto,
+        Ok(other) => panic!("TURNSERVER_DATA_PATH={other}"),
     }
 }
 
@@ -106,6 +119,7 @@ impl Server {
             threads: setup.threads,
             listeners: setup.listeners,
             streams: setup.streams,
+            data_path: setup.data_path,
             ..NetConfig::default()
         })
         .expect("bound");

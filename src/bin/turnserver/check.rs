@@ -44,11 +44,20 @@ pub(crate) fn run(common: &Common, options: Options) -> Result<(), Failure> {
     }
     crate::print(&effective(&source.settings));
     crate::print(&capacity(&source.settings));
+    crate::print(&data_path(&source.settings)?);
     certificates.iter().for_each(|line| crate::print(line));
     for Warning { message, help } in warnings {
         eprintln!("warning: {message}\n = help: {help}");
     }
     Ok(())
+}
+
+/// Which data path would serve here and now.
+fn data_path(settings: &Settings) -> Result<String, Failure> {
+    match turnserver::server::serving(settings) {
+        Ok(serving) => Ok(format!("# Data path: {serving}")),
+        Err(error) => Err(Failure::Plain(error.to_string())),
+    }
 }
 
 fn capacity(settings: &Settings) -> String {

@@ -38,7 +38,7 @@ Flags stand above the environment, and the environment above the file:
   TURNSERVER_SECRETS         secrets of time-limited credentials, separated by commas
   TURNSERVER_USERS           static users: name:password,name:password
   TURNSERVER_NONCE_KEY       32 bytes in hexadecimal or base64
-  TURNSERVER_REALM, TURNSERVER_PUBLIC_ADDRESS, TURNSERVER_LOG_LEVEL
+  TURNSERVER_REALM, TURNSERVER_PUBLIC_ADDRESS, TURNSERVER_LOG_LEVEL, TURNSERVER_DATA_PATH
 
 Signals: SIGHUP reads the configuration again, SIGTERM drains, SIGINT stops at once.";
 

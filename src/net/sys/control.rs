@@ -16,16 +16,17 @@ pub(super) struct Control(pub(super) [u8; 128]);
 
 impl Control {
     pub(super) const EMPTY: Self = Self([0; 128]);
+
+    /// The first `len` bytes, or all of them.
+    pub(super) fn first(&self, len: usize) -> &[u8] {
+        &self.0[..len.min(self.0.len())]
+    }
 }
 
-/// Calls `visit` with level, type and data of each control message in the first `len` bytes.
-pub(super) fn each_control(
-    control: &Control,
-    len: usize,
-    mut visit: impl FnMut(c_int, c_int, &[u8]),
-) {
+/// Calls `visit` with level, type and data of each control message.
+pub(super) fn each_control(control: &[u8], mut visit: impl FnMut(c_int, c_int, &[u8])) {
     const HEADER: usize = mem::size_of::<libc::cmsghdr>();
-    let mut rest = &control.0[..len.min(control.0.len())];
+    let mut rest = control;
     while rest.len() >= HEADER {
         // SAFETY: `rest` has at least the bytes of a header, and any bits are valid for its
         // integers; `read_unaligned` asks nothing of the alignment.
@@ -132,7 +133,7 @@ mod tests {
             let mut control = Control::EMPTY;
             let len = write_packet_info(&mut control, ip, &to);
             let mut seen = Vec::new();
-            each_control(&control, len, |level, kind, data| {
+            each_control(control.first(len), |level, kind, data| {
                 seen.push(packet_info(level, kind, data));
             });
             assert_eq!(seen, [Some(Some(ip))]);
@@ -144,7 +145,7 @@ mod tests {
         for lie in [0_usize, 1, 15, 129, usize::MAX] {
             let mut control = Control::EMPTY;
             control.0[..mem::size_of::<usize>()].copy_from_slice(&lie.to_ne_bytes());
-            each_control(&control, 128, |_, _, _| panic!("not a control message"));
+            each_control(&control.0, |_, _, _| panic!("not a control message"));
         }
     }
 }

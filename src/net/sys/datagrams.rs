@@ -121,16 +121,12 @@ impl Receiver {
         let message = &self.headers.messages[slot];
         let mut local = None;
         if message.msg_hdr.msg_controllen > 0 {
-            let control = &self.headers.controls[slot];
-            each_control(
-                control,
-                message.msg_hdr.msg_controllen,
-                |level, kind, data| {
-                    if let Some(found) = packet_info(level, kind, data) {
-                        local = Some(found);
-                    }
-                },
-            );
+            let control = self.headers.controls[slot].first(message.msg_hdr.msg_controllen);
+            each_control(control, |level, kind, data| {
+                if let Some(found) = packet_info(level, kind, data) {
+                    local = Some(found);
+                }
+            });
         }
         Some(Received {
             len: message.msg_len as usize,

@@ -47,7 +47,7 @@ pub(in crate::net) fn queued_error(fd: BorrowedFd<'_>) -> io::Result<Option<Queu
         };
     }
     let mut found = QueuedError::Local;
-    each_control(&control, header.msg_controllen, |level, kind, data| {
+    each_control(control.first(header.msg_controllen), |level, kind, data| {
         let ours = matches!(
             (level, kind),
             (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)

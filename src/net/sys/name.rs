@@ -66,13 +66,37 @@ impl Name {
                 let v6 = unsafe { self.v6 };
                 let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
                 let port = u16::from_be(v6.sin6_port);
-                Some(match ip.to_ipv4_mapped() {
-                    Some(ip) => SocketAddrV4::new(ip, port).into(),
-                    None => SocketAddrV6::new(ip, port, 0, v6.sin6_scope_id).into(),
-                })
+                Some(self::v6(ip, port, v6.sin6_scope_id))
             }
             _ => None,
         }
+    }
+}
+
+/// The address in a name that the kernel wrote, IPv4-mapped ones as IPv4; `None` for another
+/// family.
+pub(super) fn parse(name: &[u8]) -> Option<SocketAddr> {
+    let field = |at: usize, len: usize| name.get(at..at + len);
+    let family = u16::from_ne_bytes(field(0, 2)?.try_into().ok()?);
+    let port = u16::from_be_bytes(field(2, 2)?.try_into().ok()?);
+    match c_int::from(family) {
+        libc::AF_INET => {
+            let ip: [u8; 4] = field(4, 4)?.try_into().ok()?;
+            Some(SocketAddrV4::new(ip.into(), port).into())
+        }
+        libc::AF_INET6 => {
+            let ip: [u8; 16] = field(8, 16)?.try_into().ok()?;
+            let scope = u32::from_ne_bytes(field(24, 4)?.try_into().ok()?);
+            Some(v6(ip.into(), port, scope))
+        }
+        _ => None,
+    }
+}
+
+fn v6(ip: Ipv6Addr, port: u16, scope: u32) -> SocketAddr {
+    match ip.to_ipv4_mapped() {
+        Some(ip) => SocketAddrV4::new(ip, port).into(),
+        None => SocketAddrV6::new(ip, port, 0, scope).into(),
     }
 }
 
@@ -97,15 +121,26 @@ mod tests {
         let mut name = Name::EMPTY;
         for text in ["192.0.2.1:3478", "[2001:db8::7]:1", "[fe80::1%3]:65535"] {
             let address: SocketAddr = text.parse().expect("an address");
-            name.set(&address);
+            let len = name.set(&address);
             assert_eq!(name.get(), Some(address));
+            let bytes = bytes_of(&name, len as usize);
+            assert_eq!(parse(&bytes), Some(address));
+            assert_eq!(parse(&bytes[..bytes.len() - 16]), None, "cut off");
         }
+    }
+
+    fn bytes_of(name: &Name, len: usize) -> Vec<u8> {
+        let start = std::ptr::from_ref(name).cast::<u8>();
+        // SAFETY: a name is initialised from its start to its end, and `len` is its length.
+        unsafe { std::slice::from_raw_parts(start, len) }.to_vec()
     }
 
     #[test]
     fn mapped_addresses_are_unmapped() {
         let mut name = Name::EMPTY;
         name.set(&"[::ffff:192.0.2.1]:9".parse().expect("an address"));
-        assert_eq!(name.get(), Some("192.0.2.1:9".parse().expect("an address")));
+        let unmapped = Some("192.0.2.1:9".parse().expect("an address"));
+        assert_eq!(name.get(), unmapped);
+        assert_eq!(parse(&bytes_of(&name, 28)), unmapped);
     }
 }
