@@ -15,6 +15,7 @@ use rand_core::SeedableRng;
 
 use super::admission::Admission;
 use super::bind::{Bound, ShardSockets, StreamListener};
+use super::descriptors::Descriptors;
 use super::mmsg::Mmsg;
 use super::plane::DataPlane;
 use super::relays::{RelayOpener, Reservations};
@@ -105,12 +106,14 @@ impl Bound {
         } = self.streams;
         // Unauthenticated connections never take more than a quarter of the descriptors.
         let descriptors = usize::try_from(self.fd_limit / 4).unwrap_or(usize::MAX);
+        let kept = Descriptors::new(self.fd_limit);
         let common = Common {
             admission: Arc::new(Admission::new(per_source, total.min(descriptors))),
             limits,
             reservations: Arc::new(Reservations::default()),
             relays,
             relay_buffer: self.relay_buffer,
+            descriptors: kept,
             mailboxes: Arc::clone(&mailboxes),
             audit,
             io_uring: serving == Serving::IoUring,
@@ -168,6 +171,7 @@ struct Common {
     reservations: Arc<Reservations>,
     relays: Arc<RelayAddresses>,
     relay_buffer: usize,
+    descriptors: Descriptors,
     mailboxes: Arc<[Mailbox]>,
     audit: AuditSink,
     io_uring: bool,
@@ -239,6 +243,7 @@ impl Common {
             self.reservations,
             ChaCha12Rng::from_seed(seed),
             self.relay_buffer,
+            self.descriptors,
         );
         Shard::new(
             index,

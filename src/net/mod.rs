@@ -12,6 +12,7 @@ pub mod clock;
 mod connection;
 mod control;
 mod data_path;
+mod descriptors;
 mod mmsg;
 mod outbox;
 mod plane;

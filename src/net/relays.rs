@@ -11,12 +11,17 @@ use arrayvec::ArrayVec;
 use rand_chacha::ChaCha12Rng;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{bind, sys};
+use super::descriptors::Descriptors;
+use super::{bind, clock, sys};
 use crate::proto::ports::{PortLease, RelayAddresses};
+use crate::proto::throttle::Throttle;
 use crate::proto::{Family, OpenError, OpenSpec, OpenedRelay, ReservationToken};
 
 /// How many ports are tried when other processes of the host sit on ports of the range.
 const ATTEMPTS: usize = 32;
+
+/// Any client can make this fail as often as it likes.
+static WARNED: Throttle = Throttle::new();
 
 /// A bound relay socket and the lease of its port.
 ///
@@ -75,6 +80,7 @@ pub(super) struct RelayOpener {
     reservations: Arc<Reservations>,
     rng: ChaCha12Rng,
     receive_buffer: usize,
+    pub(super) descriptors: Descriptors,
 }
 
 impl RelayOpener {
@@ -83,12 +89,14 @@ impl RelayOpener {
         reservations: Arc<Reservations>,
         rng: ChaCha12Rng,
         receive_buffer: usize,
+        descriptors: Descriptors,
     ) -> Self {
         Self {
             relays,
             reservations,
             rng,
             receive_buffer,
+            descriptors,
         }
     }
 
@@ -162,7 +170,9 @@ impl RelayOpener {
         match error.raw_os_error() {
             Some(libc::EADDRINUSE) => Ok(lease),
             _ => {
-                tracing::warn!(%error, "could not open a relay socket");
+                if let Some(suppressed) = WARNED.pass(clock::now().mono) {
+                    tracing::warn!(%error, suppressed, "could not open a relay socket");
+                }
                 Err(OpenError::Exhausted)
             }
         }
@@ -172,6 +182,7 @@ impl RelayOpener {
         let domain = Domain::for_address(local);
         let kind = Type::DGRAM.nonblocking().cloexec();
         let socket = Socket::new(domain, kind, Some(Protocol::UDP))?;
+        let socket = self.descriptors.admit(socket)?;
         let fd = socket.as_fd();
         // RFC 8656 section 11.5: ICMP errors come through the error queue.
         if local.is_ipv6() {

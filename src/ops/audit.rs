@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
+use crate::proto::Mono;
 use crate::proto::audit::Audit;
+use crate::proto::throttle::Throttle;
 
 /// Writes audit events to the log.
 pub struct AuditLog {
@@ -78,7 +79,7 @@ impl AuditLog {
                 username,
                 peer,
             } => {
-                if let Some(suppressed) = self.refused_peer.pass(self.second()) {
+                if let Some(suppressed) = self.refused_peer.pass(self.now()) {
                     warn!(
                         client = %flow.client,
                         username = %Clean(username),
@@ -93,7 +94,7 @@ impl AuditLog {
                 username,
                 code,
             } => {
-                if let Some(suppressed) = self.refused_allocate.pass(self.second()) {
+                if let Some(suppressed) = self.refused_allocate.pass(self.now()) {
                     warn!(
                         client = %flow.client,
                         username = %Clean(username),
@@ -104,7 +105,7 @@ impl AuditLog {
                 }
             }
             Audit::AuthenticationFailed { flow } => {
-                if let Some(suppressed) = self.failed_login.pass(self.second()) {
+                if let Some(suppressed) = self.failed_login.pass(self.now()) {
                     warn!(
                         client = %flow.client,
                         transport = flow.transport.name(),
@@ -116,38 +117,15 @@ impl AuditLog {
         }
     }
 
-    fn second(&self) -> u64 {
-        self.started.elapsed().as_secs()
+    fn now(&self) -> Mono {
+        let micros = self.started.elapsed().as_micros();
+        Mono(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 }
 
 impl Default for AuditLog {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// At most one line a second, and how many were left out since the last one.
-#[derive(Default)]
-struct Throttle {
-    /// Second of the last line plus one (0: none yet).
-    last: AtomicU64,
-    suppressed: AtomicU64,
-}
-
-impl Throttle {
-    fn pass(&self, second: u64) -> Option<u64> {
-        let last = self.last.load(Ordering::Relaxed);
-        let free = last != second + 1
-            && self
-                .last
-                .compare_exchange(last, second + 1, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        if free {
-            return Some(self.suppressed.swap(0, Ordering::Relaxed));
-        }
-        self.suppressed.fetch_add(1, Ordering::Relaxed);
-        None
     }
 }
 
@@ -175,17 +153,6 @@ impl fmt::Display for List<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_line_a_second_and_the_rest_is_counted() {
-        let throttle = Throttle::default();
-        assert_eq!(throttle.pass(0), Some(0));
-        for _ in 0..5 {
-            assert_eq!(throttle.pass(0), None);
-        }
-        assert_eq!(throttle.pass(1), Some(5));
-        assert_eq!(throttle.pass(1), None);
-    }
 
     #[test]
     fn what_a_client_chose_never_breaks_a_line() {

@@ -29,6 +29,7 @@ mod registry;
 mod relay;
 mod requests;
 mod slab;
+pub mod throttle;
 mod types;
 pub mod wheel;
 

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tracing::{info, warn};
 
@@ -20,10 +20,14 @@ struct Entry {
     loaded: Arc<Certificates>,
     /// What the two files looked like when they were read last.
     seen: Stamp,
+    /// What was wrong with them then. They are read again until they can be used: the reason may
+    /// be one that no stamp shows.
+    trouble: Option<String>,
 }
 
-/// Modification time and length of chain and key: what changes when a file is replaced.
-type Stamp = [Option<(SystemTime, u64)>; 2];
+/// What changes when a file is replaced, rewritten, or given to somebody else: inode, length,
+/// and the times of the last modification and of the last change of owner or mode.
+type Stamp = [Option<(u64, u64, (i64, i64), (i64, i64))>; 2];
 
 impl Store {
     /// Loads all certificates.
@@ -35,7 +39,12 @@ impl Store {
         for certificate in settings.certificates() {
             let seen = stamp(certificate);
             let loaded = Certificates::load(&certificate.chain, &certificate.key)?;
-            entries.insert(certificate.clone(), Entry { loaded, seen });
+            let entry = Entry {
+                loaded,
+                seen,
+                trouble: None,
+            };
+            entries.insert(certificate.clone(), entry);
         }
         Ok(Self { entries })
     }
@@ -52,25 +61,46 @@ impl Store {
         Arc::clone(&entry.loaded)
     }
 
-    /// Reads files again that changed since they were read last. A file that can not be used
-    /// leaves the former certificate in place.
+    /// Reads files again that changed since they were read last, or that could not be used then.
+    /// A file that can not be used leaves the former certificate in place.
     pub(super) fn reload_changed(&mut self) {
         for (certificate, entry) in &mut self.entries {
-            let now = stamp(certificate);
-            if now == entry.seen {
-                continue;
+            if entry.trouble.is_some() || stamp(certificate) != entry.seen {
+                entry.reload(certificate);
             }
-            entry.seen = now;
-            match entry.loaded.reload() {
-                Ok(true) => {
-                    info!(certificate = %certificate.chain.display(), "certificate reloaded")
+        }
+    }
+
+    /// Reads all files again, and says once more what is wrong with those that can not be used.
+    pub(super) fn reload_all(&mut self) {
+        for (certificate, entry) in &mut self.entries {
+            entry.trouble = None;
+            entry.reload(certificate);
+        }
+    }
+}
+
+impl Entry {
+    fn reload(&mut self, certificate: &Certificate) {
+        // The stamp comes first: a change while the files are being read is seen next time.
+        self.seen = stamp(certificate);
+        match self.loaded.reload() {
+            Ok(changed) => {
+                if changed || self.trouble.is_some() {
+                    info!(certificate = %certificate.chain.display(), "certificate reloaded");
                 }
-                Ok(false) => {}
-                // Chain and key are two files: between the two writes they do not match. The
-                // next change of either is another try.
-                Err(error) => {
-                    warn!(%error, "the certificate changed but can not be used yet; the former one stays")
+                self.trouble = None;
+            }
+            // Chain and key are two files: between the two writes they do not match, and the
+            // next look finds them whole. What lasts is said once.
+            Err(error) => {
+                let error = error.to_string();
+                if self.trouble.as_ref() != Some(&error) {
+                    warn!(
+                        "the certificate changed but can not be used; the former one stays: {error}"
+                    );
                 }
+                self.trouble = Some(error);
             }
         }
     }
@@ -79,6 +109,8 @@ impl Store {
 fn stamp(certificate: &Certificate) -> Stamp {
     [&certificate.chain, &certificate.key].map(|path| {
         let meta = fs::metadata(path).ok()?;
-        Some((meta.modified().ok()?, meta.len()))
+        let modified = (meta.mtime(), meta.mtime_nsec());
+        let changed = (meta.ctime(), meta.ctime_nsec());
+        Some((meta.ino(), meta.len(), modified, changed))
     })
 }

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::{Overrides, Protocol, Settings};
 use crate::net::{self, BindError, Shards};
@@ -82,7 +82,12 @@ impl fmt::Display for StartError {
                     "{why} (set [runtime] data_path to \"auto\", which falls back to \"mmsg\")"
                 )
             }
-            Self::System(error) => write!(f, "the system refused: {error}"),
+            Self::System(error) => {
+                write!(
+                    f,
+                    "the system refused: {error} (look at the limits of open files, threads and memory: `ulimit -a`, systemd: LimitNOFILE=)"
+                )
+            }
         }
     }
 }
@@ -118,6 +123,7 @@ impl Server {
         }
         let bound =
             net::bind(assemble::net_config(&settings, &certificates)).map_err(StartError::Bind)?;
+        warn_of_few_descriptors(bound.fd_limit(), settings.capacity());
         let addresses = bound
             .addresses()
             .iter()
@@ -226,6 +232,21 @@ pub fn serving(settings: &Settings) -> Result<net::Serving, StartError> {
     assemble::data_path(settings)
         .probe()
         .map_err(StartError::DataPath)
+}
+
+/// Each allocation takes a file descriptor, and one more over TCP and TLS.
+fn warn_of_few_descriptors(limit: u64, capacity: usize) {
+    /// What a server without allocations has open, generously.
+    const OWN: u64 = 128;
+    let wanted = capacity as u64 + OWN;
+    if limit < wanted {
+        warn!(
+            limit,
+            wanted,
+            "the limit of open files is lower than the port range needs: allocations beyond it \
+             get 508 (raise it: `ulimit -n`, systemd: LimitNOFILE=, docker: --ulimit nofile=)"
+        );
+    }
 }
 
 /// Unix time in seconds; 0 before 1970.

@@ -12,7 +12,7 @@ use super::{Server, assemble};
 impl Server {
     /// Reads the configuration again and applies it.
     pub(super) fn reload(&mut self) {
-        self.certificates.reload_changed();
+        self.certificates.reload_all();
         let Some(path) = self.source.path.clone() else {
             info!("nothing to reload: the server runs on its built-in default");
             return;

@@ -80,14 +80,19 @@ async fn control(
         tokio::select! {
             _ = hangup.recv() => server.reload(),
             _ = interrupt.recv() => return,
-            _ = terminate.recv() => return drain(server, &mut terminate, &mut interrupt).await,
+            _ = terminate.recv() => return drain(server, hangup, terminate, interrupt).await,
             _ = tick.tick() => server.certificates.reload_changed(),
         }
     }
 }
 
 /// Refuses new allocations and waits for the live ones, until the deadline or a second signal.
-async fn drain(server: &Server, terminate: &mut Signal, interrupt: &mut Signal) {
+async fn drain(
+    server: &mut Server,
+    mut hangup: Signal,
+    mut terminate: Signal,
+    mut interrupt: Signal,
+) {
     server.draining.store(true, Ordering::Relaxed);
     server.shards.drain(&server.settings.drain.alternate);
     let deadline = Instant::now() + server.settings.drain.deadline;
@@ -105,9 +110,13 @@ async fn drain(server: &Server, terminate: &mut Signal, interrupt: &mut Signal) 
                 warn!(allocations = server.shards.allocations(), "the drain deadline has passed");
                 return;
             }
-            _ = tick.tick() => if server.shards.allocations() == 0 {
-                info!("drained: the last allocation is gone");
-                return;
+            _ = hangup.recv() => server.reload(),
+            _ = tick.tick() => {
+                server.certificates.reload_changed();
+                if server.shards.allocations() == 0 {
+                    info!("drained: the last allocation is gone");
+                    return;
+                }
             }
         }
     }

@@ -7,8 +7,12 @@ use crate::net::connection::{Phase, Reading, Writing};
 use crate::net::control::Command;
 use crate::net::plane::DataPlane;
 use crate::net::sys::{self, Interest};
+use crate::proto::throttle::Throttle;
 use crate::proto::{DropReason, Mono};
 use crate::wire::StreamFramer;
+
+/// Any client can make accepting fail as often as it likes.
+static WARNED: Throttle = Throttle::new();
 
 impl<P: DataPlane> Shard<P> {
     /// A connection missed its deadline.
@@ -41,7 +45,9 @@ impl<P: DataPlane> Shard<P> {
         let listener = &acceptor.listener;
         let mut accepted = Vec::new();
         for _ in 0..ACCEPTS {
-            match sys::accept(listener.socket.as_fd()) {
+            let connection = sys::accept(listener.socket.as_fd())
+                .and_then(|(socket, client)| Ok((self.opener.descriptors.admit(socket)?, client)));
+            match connection {
                 Ok(connection) => accepted.push(connection),
                 Err(error) => match error.raw_os_error() {
                     // The connection stays in the backlog, and would wake the loop at once.
@@ -51,8 +57,10 @@ impl<P: DataPlane> Shard<P> {
                         if self.plane.rewatch(fd, token, Interest::NONE).is_ok() {
                             acceptor.paused = Some(Mono(self.now.mono.0 + ACCEPT_PAUSE));
                         }
-                        tracing::warn!(address = %listener.address, %error,
-                            "cannot accept connections for want of file descriptors");
+                        if let Some(suppressed) = WARNED.pass(self.now.mono) {
+                            tracing::warn!(address = %listener.address, %error, suppressed,
+                                "cannot accept connections for want of file descriptors");
+                        }
                         break;
                     }
                     Some(libc::EAGAIN) => break,
