@@ -9,6 +9,10 @@
 //! source has 640 bytes in any one second. So it gets no more than 10 answers a second, and no
 //! more than 5,760 bytes in any 10 s, while 30 of the smallest requests (20 bytes) a second are
 //! 6,000: the server never amplifies such a flood.
+//!
+//! A source from which somebody proved a password lately has 100 times that: an office or a
+//! carrier's NAT full of honest users, each of whom needs one 401 to begin with, and a busy
+//! program that allocates by the hundred, would wait for retransmissions otherwise.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -22,9 +26,16 @@ pub const MIN_COST: usize = 64;
 /// The budget of a prefix (/24, /56), in budgets of one source.
 pub const SOURCES_PER_PREFIX: u32 = 20;
 
+/// What a source that has proven itself may spend, in budgets of one that has not.
+pub const PROVEN_FACTOR: u32 = 100;
+/// How long a proof counts, in seconds: clients that stay prove themselves again by then, since
+/// permissions last 300 s and channels and default allocations 600 s.
+pub const PROVEN_SECONDS: u64 = 600;
+
 const SOURCE_BUCKETS: usize = 4096;
 const PREFIX_BUCKETS: usize = 4096;
 const FAILURE_BUCKETS: usize = 1024;
+const PROVEN_SLOTS: usize = 4096;
 /// A window is the running stretch and the seven before it. As any second touches at most eight
 /// stretches of a seventh, what fits the window fits every second.
 const SLOTS: usize = 8;
@@ -83,6 +94,9 @@ pub struct ReplyBudget {
     sources: Box<[Bucket]>,
     prefixes: Box<[Bucket]>,
     failures: Box<[Bucket]>,
+    /// Sources with a proof, by hash: 32 bits of the hash that the position does not use, and
+    /// the second in which the proof ends. The latest source takes a slot from the one before.
+    proven: Box<[AtomicU64]>,
 }
 
 impl ReplyBudget {
@@ -101,6 +115,7 @@ impl ReplyBudget {
             sources: buckets(SOURCE_BUCKETS),
             prefixes: buckets(PREFIX_BUCKETS),
             failures: buckets(FAILURE_BUCKETS),
+            proven: (0..PROVEN_SLOTS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -120,6 +135,31 @@ impl ReplyBudget {
         self.judge(now, source, reply_len, true)
     }
 
+    /// Somebody at `source` proved a password: it has more to spend for a while.
+    pub fn prove(&self, now: Mono, source: IpAddr) {
+        let (slot, tag) = self.proof(source.to_canonical());
+        let until = (now.0 / 1_000_000 + PROVEN_SECONDS) as u32;
+        let held = slot.load(Relaxed);
+        // Refreshed now and then, so that a busy source does not write with every request.
+        let fresh = (held as u32).saturating_add(60) >= until;
+        if (held >> 32) as u32 != tag || !fresh {
+            slot.store(pack(tag, until), Relaxed);
+        }
+    }
+
+    fn is_proven(&self, now: Mono, source: IpAddr) -> bool {
+        let (slot, tag) = self.proof(source);
+        let held = slot.load(Relaxed);
+        (held >> 32) as u32 == tag && u64::from(held as u32) > now.0 / 1_000_000
+    }
+
+    fn proof(&self, source: IpAddr) -> (&AtomicU64, u32) {
+        let hash = self.hash.hash_one(source);
+        // A tag of 0 would match the slots that nobody has.
+        let tag = ((hash >> 32) as u32).max(1);
+        (&self.proven[hash as usize % PROVEN_SLOTS], tag)
+    }
+
     fn judge(&self, now: Mono, source: IpAddr, reply_len: usize, failure: bool) -> bool {
         let rate = self.per_source.load(Relaxed);
         if rate == 0 {
@@ -129,13 +169,17 @@ impl ReplyBudget {
         let cost = u32::try_from(reply_len.max(MIN_COST)).unwrap_or(u32::MAX);
         let budget = u64::from(rate) * MIN_COST as u64;
         let source = source.to_canonical();
+        let more = match self.is_proven(now, source) {
+            true => budget * u64::from(PROVEN_FACTOR),
+            false => budget,
+        };
         let at = |table: &'_ [Bucket], ip| self.hash.hash_one(ip) as usize % table.len();
         let source_bucket = &self.sources[at(&self.sources, source)];
         let prefix_bucket = &self.prefixes[at(&self.prefixes, prefix(source))];
         let failure_bucket = &self.failures[at(&self.failures, source)];
         let budgets = [
-            (source_bucket, budget, true),
-            (prefix_bucket, budget * u64::from(SOURCES_PER_PREFIX), true),
+            (source_bucket, more, true),
+            (prefix_bucket, more * u64::from(SOURCES_PER_PREFIX), true),
             (failure_bucket, budget / 2, failure),
         ];
         // Nothing is spent unless everything fits: a refused source must recover.

@@ -480,6 +480,23 @@ fn proven_users_are_not_budgeted() {
 }
 
 #[test]
+fn an_office_behind_one_address_does_not_wait_once_somebody_is_known_there() {
+    let mut world = Setup {
+        replies: 10,
+        ..Setup::default()
+    }
+    .world();
+    let user = world.setup.users[0].clone();
+    let mut first = world.client(flow("192.0.2.1:5000"), &user);
+    world.allocate(&mut first);
+    // Each new client's first request is answered by a challenge, all in the same instant.
+    for port in 6000..6200 {
+        let mut client = world.client(flow(&format!("192.0.2.1:{port}")), &user);
+        world.allocate(&mut client);
+    }
+}
+
+#[test]
 fn an_unknown_user_is_401_also_where_an_earlier_attempt_failed() {
     let (mut world, mut client) = world_and_client();
     client.name = b"mallory".to_vec();

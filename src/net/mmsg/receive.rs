@@ -217,6 +217,7 @@ mod tests {
 
     use super::*;
     use crate::net::plane::DataPlane;
+    use crate::net::descriptors::Descriptors;
     use crate::net::relays::{RelayOpener, Reservations};
     use crate::proto::ports::RelayAddresses;
     use crate::proto::{Family, OpenSpec};
@@ -229,6 +230,7 @@ mod tests {
             Arc::new(Reservations::default()),
             ChaCha12Rng::from_seed([1; 32]),
             1 << 16,
+            Descriptors::new(1 << 20),
         );
         let family = Family::V4;
         let socket = opener.open(OpenSpec::Any { family }).expect("opened");

@@ -202,3 +202,25 @@ fn a_clock_reading_from_the_past_is_harmless() {
         "spent by a shard slightly ahead"
     );
 }
+
+#[test]
+fn a_source_that_proved_a_password_has_a_hundred_times_as_much_for_ten_minutes() {
+    let budget = ReplyBudget::new(10, 1);
+    let (office, stranger) = (ip("192.0.2.1"), ip("192.0.2.2"));
+    let answered = |at: Mono, source| (0..5000).filter(|_| budget.admit(at, source, 64)).count();
+    assert_eq!(answered(Mono(0), office), 10);
+    budget.prove(Mono(0), office);
+    assert_eq!(answered(Mono(0), office), 990);
+    // Nobody else has any part in it, and guessing passwords gains nothing.
+    assert_eq!(answered(Mono(0), stranger), 0, "the prefix is spent");
+    let later = Mono(0).plus_secs(5);
+    assert_eq!(answered(later, stranger), 10);
+    let guesses = (0..100).filter(|_| budget.admit_failure(later, office, 64));
+    assert_eq!(guesses.count(), 5);
+    assert_eq!(answered(Mono(0).plus_secs(599), office), 1000);
+    assert_eq!(answered(Mono(0).plus_secs(601), office), 10);
+    // A proof that is renewed lasts.
+    budget.prove(Mono(0).plus_secs(700), office);
+    budget.prove(Mono(0).plus_secs(1200), office);
+    assert_eq!(answered(Mono(0).plus_secs(1799), office), 1000);
+}

@@ -101,6 +101,7 @@ impl Relay {
         request: &Request<'_>,
         reply: &mut [u8],
     ) -> Result<Disposition, DropReason> {
+        self.shared.budget.prove(now.mono, request.flow.client.ip());
         // What has expired is gone, also when its timer is not due for a moment.
         if let Some(key) = self.registry.find(&request.flow) {
             self.expire(now.mono, key);
