@@ -13,6 +13,8 @@ pub mod config;
 #[cfg(feature = "server")]
 pub mod net;
 #[cfg(feature = "server")]
+pub mod opaque;
+#[cfg(feature = "server")]
 pub mod ops;
 pub mod proto;
 #[cfg(feature = "server")]

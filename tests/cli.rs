@@ -214,10 +214,10 @@ fn check_looks_into_certificates() {
     std::fs::write(file.directory.path().join("cert.pem"), "nonsense").expect("writable");
     let output = run(&["check", file.path()]);
     assert_eq!(output.status.code(), Some(1));
+    let shown = err(&output);
     assert!(
-        err(&output).contains("no certificate in"),
-        "{}",
-        err(&output)
+        shown.contains("holds no certificate") && shown.contains("stunner.toml:5:15"),
+        "{shown}"
     );
 }
 
@@ -257,6 +257,42 @@ fn credentials_are_minted_from_the_first_secret() {
     );
     assert_eq!(json["ttl"], 60);
     assert_eq!(urls(&json), ["turn:127.0.0.1:3478?transport=udp"]);
+}
+
+/// RFC 8489 section 14.3: fewer than 509 bytes, the expiry and its colon included.
+#[test]
+fn credentials_that_no_client_could_send_are_not_made() {
+    let file = file("[relay]\naddress = \"127.0.0.1\"");
+    let of = |user: &str| run(&["credentials", "--config", file.path(), "--user", user]);
+    assert!(of(&"x".repeat(497)).status.success());
+    for (user, why) in [
+        (&*"x".repeat(498), "509 bytes"),
+        ("al\tice", "control character"),
+    ] {
+        let output = of(user);
+        assert_eq!(output.status.code(), Some(1), "{user}");
+        assert!(err(&output).contains(why), "{}", err(&output));
+    }
+}
+
+#[test]
+fn check_warns_of_what_would_fail_here() {
+    let file = file("[relay]\naddress = \"203.0.113.7\"");
+    let output = turnserver(&["check", file.path()])
+        .env("TURNSERVER_SECRET", "oops")
+        .output()
+        .expect("the binary was built");
+    assert!(output.status.success(), "{}", err(&output));
+    let shown = err(&output);
+    assert!(
+        shown.contains("203.0.113.7 is no address of this machine"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("did you mean TURNSERVER_SECRETS?"),
+        "{shown}"
+    );
+    assert!(!shown.contains("oops"), "{shown}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use turnserver::config::{self, Flags, Machine, Overrides};
+use turnserver::server;
 
 const MACHINE: Machine = Machine {
     ipv4: Some(std::net::Ipv4Addr::new(192, 0, 2, 1)),
@@ -68,6 +69,14 @@ error: unknown key `relm`
   |
   = help: did you mean `realm`?
 
+error: `realm` is missing
+ --> stunner.toml:1:1
+  |
+1 | relm = \"example.org\"
+  | ^ belongs here
+  |
+  = help: add as the first line, with your own domain: realm = \"example.org\"
+
 error: `listener.protocol` cannot be \"upd\"
  --> stunner.toml:4:12
   |
@@ -92,10 +101,6 @@ error: `limits.max_lifetime` must be a whole number
    |
    = help: write for example: max_lifetime = 3600
 
-error: `realm` is missing
---> stunner.toml
- = help: add as the first line, with your own domain: realm = \"example.org\"
-
 5 errors in stunner.toml"
     );
 }
@@ -107,18 +112,36 @@ fn without_credentials_it_says_which_lines_to_add() {
         errors.to_string(),
         "\
 error: no credentials are configured
---> stunner.toml
- = note: without a user or a secret nobody could allocate
- = help: add time-limited credentials, made by your application from a secret:
-           [auth]
-           secrets = [\"…\"]        # fill in the output of: openssl rand -hex 32
-         or a static user:
-           [auth.users]
-           alice = \"her password\"
-         or set TURNSERVER_SECRETS or TURNSERVER_USERS in the environment
+ --> stunner.toml:1:22
+  |
+1 | realm = \"example.org\"
+  |                      ^ without a user or a secret nobody could allocate
+  |
+  = help: add time-limited credentials, made by your application from a secret:
+            [auth]
+            secrets = [\"…\"]        # fill in the output of: openssl rand -hex 32
+          or a static user:
+            [auth.users]
+            alice = \"…\"            # a password of her own
+          or set TURNSERVER_SECRETS or TURNSERVER_USERS in the environment
 
 1 error in stunner.toml"
     );
+}
+
+#[test]
+fn what_is_missing_has_a_place_too() {
+    for text in ["", "\n", "# a comment\n"] {
+        let errors = errors(text);
+        let found = errors.briefs();
+        assert_eq!(found.len(), 2, "{errors}");
+        assert_eq!(found[0].place, "stunner.toml:1:1", "{errors}");
+        assert!(found[1].place.starts_with("stunner.toml:1:"), "{errors}");
+        assert!(
+            errors.to_string().contains("--> stunner.toml:1:1\n"),
+            "{errors}"
+        );
+    }
 }
 
 #[test]
@@ -287,6 +310,18 @@ fn listeners() {
     };
     case("127.0.0.1", "the port is missing", "\"127.0.0.1:3478\"");
     case("::1", "the port is missing", "\"[::1]:3478\"");
+    for (address, fixed) in [
+        ("::1:3478", "\"[::1]:3478\""),
+        ("2001:db8::7:5000", "\"[2001:db8::7]:5000\""),
+        ("2001:db8:0:0:0:0:0:7:5000", "\"[2001:db8::7]:5000\""),
+    ] {
+        case(address, "needs brackets", fixed);
+    }
+    case(
+        "2001:db8::7",
+        "the port is missing",
+        "\"[2001:db8::7]:3478\"",
+    );
     case(":3478", "the address is missing", "\"0.0.0.0:3478\"");
     case(
         "localhost:3478",
@@ -372,23 +407,122 @@ fn certificates() {
 }
 
 #[test]
-fn certificate_files_must_be_there() {
+fn certificate_files_must_be_there_and_go_together() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("stunner.toml");
-    let text = with(
-        "[[listener]]\nprotocol = \"tls\"\naddress = \"127.0.0.1:9\"\ncertificate = \"c.pem\"\nkey = \"k.pem\"",
+    let listener = |protocol: &str| {
+        with(&format!(
+            "[[listener]]\nprotocol = \"{protocol}\"\naddress = \"127.0.0.1:9\"\n\
+             certificate = \"c.pem\"\nkey = \"k.pem\""
+        ))
+    };
+    let one = |protocol: &str, place: &str, message: &str| {
+        std::fs::write(&file, listener(protocol)).expect("writable");
+        let errors = server::load(Some(&file), &Overrides::none()).expect_err("it is unusable");
+        let found = errors.briefs();
+        assert_eq!(found.len(), 1, "{errors}");
+        assert!(found[0].message.contains(message), "{errors}");
+        assert!(found[0].place.ends_with(place), "{errors}");
+        assert!(found[0].help.is_some(), "{errors}");
+    };
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).expect("writable");
+    };
+    // On udp the files do not matter.
+    one("udp", "stunner.toml:6:15", "no use for a certificate");
+    write("k.pem", "");
+    one("tls", "stunner.toml:6:15", "c.pem: there is no such file");
+    let made = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    let (first, second) = (made(), made());
+    write("c.pem", "nonsense");
+    write("k.pem", &first.signing_key.serialize_pem());
+    one("tls", "stunner.toml:6:15", "holds no certificate");
+    write("c.pem", &second.cert.pem());
+    one(
+        "tls",
+        "stunner.toml:7:7",
+        "is not the key of the certificate",
     );
-    std::fs::write(&file, text).expect("writable");
-    std::fs::write(dir.path().join("k.pem"), "").expect("writable");
-    let found = config::load_file(&file, &Overrides::none())
-        .expect_err("c.pem is missing")
-        .briefs();
-    assert_eq!(found.len(), 1);
-    assert!(
-        found[0].message.contains("c.pem: there is no such file"),
-        "{found:?}"
+    write("k.pem", &second.cert.pem());
+    one("tcp", "stunner.toml:7:7", "holds no private key");
+    write("k.pem", &second.signing_key.serialize_pem());
+    assert!(server::load(Some(&file), &Overrides::none()).is_ok());
+}
+
+/// RFC 8265 section 4.2: what has no OpaqueString form could never be sent by a client.
+#[test]
+fn names_passwords_and_realms_must_have_an_opaque_form() {
+    let user = |lines: &str, place: &str, message: &str| {
+        let text = format!("realm = \"r\"\n[auth.users]\n{lines}");
+        let errors = errors(&text);
+        let found = errors.briefs();
+        assert_eq!(found.len(), 1, "{errors}");
+        assert!(found[0].message.contains(message), "{errors}");
+        assert_eq!(found[0].place, format!("stunner.toml:{place}"), "{errors}");
+    };
+    user("\"al\\tice\" = \"pass\"", "3:1", "control character");
+    user("alice = \"pass\\n\"", "3:9", "control character");
+    user("\"a\\u200bb\" = \"pass\"", "3:1", "RFC 8265");
+    user("alice = \"pass\\ufdd0\"", "3:9", "RFC 8265");
+    // One name in two spellings.
+    user(
+        "\"Zo\\u00eb\" = \"a\"\n\"Zoe\\u0308\" = \"b\"",
+        "3:1",
+        "is listed twice",
     );
-    assert!(found[0].place.ends_with("stunner.toml:6:15"), "{found:?}");
+    let realm = errors("realm = \"a\\u200bb\"\nauth.secrets = [\"s\"]").briefs();
+    assert_eq!(realm.len(), 1);
+    assert_eq!(realm[0].place, "stunner.toml:1:9");
+    assert!(realm[0].message.contains("RFC 8265"), "{realm:?}");
+}
+
+#[test]
+fn what_everybody_knows_is_no_secret() {
+    let commented = [
+        (
+            "# secrets = [\"fill in a long random secret\"]",
+            "secrets = [\"fill in a long random secret\"]",
+        ),
+        (
+            "# users = { alice = \"her password\", bob = \"his password\" }",
+            "users = { alice = \"her password\", bob = \"his password\" }",
+        ),
+    ];
+    for (before, after) in commented {
+        assert!(config::DEFAULT_FILE.contains(before));
+        let errors = errors(&config::DEFAULT_FILE.replace(before, after));
+        for found in errors.briefs() {
+            assert!(found.message.contains("placeholder"), "{errors}");
+        }
+    }
+    one(
+        "auth.secrets_file = \"x\"",
+        ":3:21",
+        "there is no such file",
+        "relative to",
+    );
+}
+
+#[test]
+fn files_of_secrets() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("secrets");
+    let load = |held: &[u8]| {
+        std::fs::write(&file, held).expect("writable");
+        let text = "realm = \"r\"\nauth.secrets_file = \"secrets\"\n";
+        let path = dir.path().join("stunner.toml");
+        config::load(text, &path, &Overrides::none(), &MACHINE)
+    };
+    let fails = |held: &[u8], message: &str| {
+        let found = load(held).expect_err("it is unusable").briefs();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].place.ends_with("stunner.toml:2:21"), "{found:?}");
+        assert!(found[0].message.contains(message), "{found:?}");
+    };
+    assert!(load(b"# a comment\n\n one-secret \r\n").is_ok());
+    fails(b"# a comment\n\n", "there is none in it");
+    fails(b"good\nfill in a long random secret\n", "line 2 of ");
+    fails(b"\xff\n", "it is not text");
 }
 
 #[test]
@@ -631,6 +765,15 @@ fn the_environment_and_flags_are_named() {
     let errors = errors_over("", &Overrides::new(variable, &flags));
     let mut places: Vec<String> = errors.briefs().into_iter().map(|b| b.place).collect();
     places.sort();
+    let shown = errors.to_string();
+    assert!(
+        shown.ends_with(
+            "1 error in --realm, 1 error in TURNSERVER_PUBLIC_ADDRESS, \
+             2 errors in TURNSERVER_USERS, 1 error in TURNSERVER_NONCE_KEY, \
+             1 error in --log-level, 1 error in TURNSERVER_DATA_PATH"
+        ),
+        "{shown}"
+    );
     assert_eq!(
         places,
         [
@@ -688,12 +831,12 @@ fn syntax_errors_stand_alone_and_come_all() {
 fn files_that_cannot_be_read() {
     let dir = tempfile::tempdir().expect("a directory");
     let load = |name: &str| {
-        config::load_file(&dir.path().join(name), &Overrides::none())
+        server::load(Some(&dir.path().join(name)), &Overrides::none())
             .expect_err("not a configuration")
             .to_string()
     };
     assert!(load("none.toml").contains("there is no such file"));
     assert!(load(".").contains("it is a directory"));
     std::fs::write(dir.path().join("latin.toml"), b"realm = \"\xe9\"").expect("writable");
-    assert!(load("latin.toml").contains("is not UTF-8"));
+    assert!(load("latin.toml").contains("line 1, column 10 is not text"));
 }

@@ -606,9 +606,152 @@ fn a_file_with_credentials_that_everybody_may_read_is_warned_about() {
     let write = |text: &str, mode: u32| {
         std::fs::write(&file, text).expect("writable");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("ours");
-        config::file_warning(&file)
+        config::file_warnings(Some(&file), &load(FIXED)).pop()
     };
     assert!(write(FIXED, 0o640).is_none());
     assert!(write(FIXED, 0o644).is_some_and(|w| w.help.contains("chmod o-r")));
     assert!(write(config::DEFAULT_FILE, 0o644).is_none());
+}
+
+#[test]
+fn secrets_come_from_a_file_too() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("a directory");
+    let secrets = dir.path().join("secrets");
+    std::fs::write(&secrets, "# rotated\n\n  new-secret\nold-secret\r\n").expect("writable");
+    let load = |lines: &str, overrides: &Overrides| {
+        let text = format!("realm = \"r\"\n[auth]\n{lines}");
+        config::load(&text, &dir.path().join("stunner.toml"), overrides, &MACHINE)
+            .unwrap_or_else(|errors| panic!("{errors}"))
+    };
+    let held = |settings: &Settings| -> Vec<String> {
+        let secrets = settings.auth.secrets.iter();
+        secrets.map(|secret| secret.expose().to_owned()).collect()
+    };
+    // The path is relative to the file that names it; secrets in the file itself mint.
+    let both = "secrets = [\"first\"]\nsecrets_file = \"secrets\"";
+    let settings = load(both, &Overrides::none());
+    assert_eq!(held(&settings), ["first", "new-secret", "old-secret"]);
+    assert!(!config::effective(&settings).contains("old-secret"));
+    assert!(config::effective(&settings).contains("secrets_file = "));
+
+    // The environment replaces each of the two keys on its own.
+    let path = secrets.to_str().expect("UTF-8");
+    let by_environment = load("", &env(config::ENV_SECRETS_FILE, path));
+    assert_eq!(held(&by_environment), ["new-secret", "old-secret"]);
+    let first = load(both, &env(config::ENV_SECRETS, "other"));
+    assert_eq!(held(&first), ["other", "new-secret", "old-secret"]);
+
+    let mode = |mode: u32| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&secrets, mode).expect("ours");
+        config::file_warnings(None, &settings)
+    };
+    assert_eq!(mode(0o640), []);
+    assert!(mode(0o644)[0].message.contains("secrets holds credentials"));
+}
+
+#[test]
+fn a_change_that_the_environment_hides_is_known() {
+    let hidden = Overrides::new(
+        |name| match name {
+            config::ENV_SECRETS => Some("from-outside".into()),
+            config::ENV_REALM => Some("outside.example".into()),
+            config::ENV_USERS => Some("carol:from-outside".into()),
+            _ => None,
+        },
+        &Flags {
+            log_level: Some("warn".into()),
+            ..Flags::default()
+        },
+    );
+    let old = load_over(FIXED, &hidden);
+    let told = |text: String| -> Vec<String> {
+        let new = load_over(&text, &hidden);
+        config::without_effect(&old, &config::adopt(&old, &new))
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    // Where a line stands does not matter.
+    assert_eq!(told(format!("# moved\n{FIXED}")), [""; 0]);
+    assert_eq!(
+        told(FIXED.replace("rest-secret", "new-secret")),
+        ["`auth.secrets` in the file is overridden by TURNSERVER_SECRETS"]
+    );
+    assert_eq!(
+        told(
+            FIXED
+                .replace("pass-2", "new")
+                .replace("\"info\"", "\"debug\"")
+        ),
+        [
+            "`auth.users` in the file is overridden by TURNSERVER_USERS",
+            "`log.level` in the file is overridden by --log-level",
+        ]
+    );
+    assert_eq!(
+        told(FIXED.replace("deny = []", "deny = \"192.0.2.0/24\"")),
+        [""; 0]
+    );
+    assert!(!format!("{old:?}").contains("rest-secret"));
+}
+
+#[test]
+fn misspelt_variables_are_warned_about() {
+    let warned = |name: &str| -> Vec<String> {
+        config::unknown_variables([name.to_owned()])
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    for (name, near) in [
+        ("TURNSERVER_SECRET", "did you mean TURNSERVER_SECRETS?"),
+        (
+            "TURNSERVER_SECRETSFILE",
+            "did you mean TURNSERVER_SECRETS_FILE?",
+        ),
+        (
+            "TURNSERVER_PUBLIC_IP",
+            "did you mean TURNSERVER_PUBLIC_ADDRESS?",
+        ),
+        ("TURNSERVER_LOGLEVEL", "did you mean TURNSERVER_LOG_LEVEL?"),
+        ("TURNSERVER_XYZZY", "known are: TURNSERVER_SECRETS, "),
+    ] {
+        let found = warned(name);
+        assert_eq!(found.len(), 1, "{name}");
+        assert!(
+            found[0].contains(near) && found[0].contains(name),
+            "{found:?}"
+        );
+    }
+    // What is known, what is not ours, and what Kubernetes sets for a Service.
+    for name in [
+        config::ENV_SECRETS,
+        config::ENV_SECRETS_FILE,
+        config::ENV_DATA_PATH,
+        "PATH",
+        "TURNSERVER_PORT_3478_UDP_ADDR",
+        "TURNSERVER_SERVICE_HOST",
+    ] {
+        assert_eq!(warned(name), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn addresses_of_other_machines_are_warned_about() {
+    let warned = |lines: &str| -> Vec<String> {
+        config::machine_warnings(&with(lines))
+            .into_iter()
+            .map(|warning| warning.message)
+            .collect()
+    };
+    let own = "[relay]\naddress = \"127.0.0.2\"\n[[listener]]\nprotocol = \"udp\"\naddress = ";
+    assert_eq!(warned(&format!("{own}\"0.0.0.0:9\"")), [""; 0]);
+    let foreign = warned(&format!("{own}[\"127.0.0.1:9\", \"203.0.113.7:9\"]"));
+    assert_eq!(foreign.len(), 1, "{foreign:?}");
+    assert!(foreign[0].contains("`listener.address` 203.0.113.7 is no address of this machine"));
+    let relay = warned("[relay]\naddress = \"203.0.113.7\"");
+    assert_eq!(relay.len(), 1, "{relay:?}");
+    assert!(relay[0].contains("`relay.address` 203.0.113.7"));
 }

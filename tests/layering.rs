@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("proto", &["wire"]),
-    ("auth", &["proto", "wire"]),
+    ("opaque", &[]),
+    ("auth", &["opaque", "proto", "wire"]),
     ("net", &["proto", "wire"]),
     ("client", &["wire"]),
-    ("config", &[]),
+    ("config", &["opaque"]),
     ("ops", &["proto", "config"]),
 ];
 

@@ -18,6 +18,7 @@ use support::namespace::{ADDRESS, Namespace};
 use support::stun::{self, Client, Echo, Wire};
 use support::tools::{Output, need, run};
 use support::{Config, OTHER_USER, Ports, Server, USER, binary, tls, wait_until};
+use turnserver::wire::rest_password;
 
 /// Runs the server with a configuration text that it must refuse, and returns what it said.
 fn refused(text: &str, directory: &Path) -> String {
@@ -543,6 +544,51 @@ mod reload {
         assert_eq!(permit(&mut client, "127.0.0.8:9"), None);
         assert_eq!(permit(&mut client, "127.0.0.9:9"), Some(403));
         assert_eq!(udp_client(&server, USER).allocate().error(), Some(486));
+    }
+
+    #[test]
+    fn a_file_of_secrets_is_read_again() {
+        let mut server = Server::start();
+        let path = server.dir.path().join("secrets");
+        fs::write(&path, "# the first\nfirst-secret\n").expect("written");
+        server.rewrite(|config| config.auth = "secrets_file = \"secrets\"\n".to_owned());
+        let works = |secret: &str| {
+            // Valid until 2096.
+            let name = "4000000000:alice";
+            let password = rest_password(secret.as_bytes(), name.as_bytes(), false);
+            may_allocate(&server, (name, &password))
+        };
+        let soon = |secret: &str| wait_until(Duration::from_secs(5), || works(secret));
+        assert!(!works("first-secret"));
+        server.signal("HUP");
+        assert!(soon("first-secret"), "{}", server.log());
+        // Both while clients still hold credentials of the old one, then the new one alone.
+        fs::write(&path, "second-secret\nfirst-secret\n").expect("written");
+        server.signal("HUP");
+        assert!(soon("second-secret") && works("first-secret"));
+        fs::write(&path, "second-secret\n").expect("written");
+        server.signal("HUP");
+        assert!(wait_until(Duration::from_secs(5), || !works(
+            "first-secret"
+        )));
+        assert!(works("second-secret") && works(support::SECRET));
+        // Without its file nothing changes.
+        fs::remove_file(&path).expect("it was there");
+        server.signal("HUP");
+        server.wait_for_log("cannot take secrets from");
+        assert!(works("second-secret"));
+    }
+
+    #[test]
+    fn a_change_that_the_environment_hides_is_said() {
+        let mut server = Server::with(Config {
+            environment: vec![("TURNSERVER_SECRETS", "from-outside")],
+            ..Config::default()
+        });
+        server.rewrite(|config| config.secrets = vec!["changed-in-the-file".to_owned()]);
+        server.signal("HUP");
+        server.wait_for_log("`auth.secrets` in the file is overridden by TURNSERVER_SECRETS");
+        assert!(!server.log().contains("from-outside"));
     }
 
     #[test]

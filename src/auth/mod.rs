@@ -4,12 +4,10 @@
 //! A store is an immutable snapshot. Nothing here reads a file or a clock.
 
 mod mint;
-mod opaque;
 mod rest;
 mod static_users;
 mod store;
 
 pub use mint::mint;
-pub use opaque::{OpaqueError, opaque_string};
 pub use rest::RestOptions;
 pub use store::{CredentialStore, StoreError};

@@ -5,9 +5,9 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::opaque::{OpaqueError, opaque_string};
 use super::rest::{RestOptions, RestSecrets};
 use super::static_users::StaticUsers;
+use crate::opaque::{OpaqueError, opaque_string};
 use crate::proto::credentials::{Credentials, Identity, UserClaim};
 use crate::wire::{Key, PasswordAlgorithm, userhash};
 

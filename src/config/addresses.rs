@@ -1,12 +1,13 @@
 //! Addresses as they are written, and `[[listener]]`: where clients are served.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::certificate::{CertificateCheck, certificate};
 use super::machine::Machine;
 use super::problem::{At, Problem, Problems};
 use super::reader::{Found, Section};
-use super::settings::{Certificate, Listener, Protocol};
+use super::settings::{Listener, Protocol};
 
 /// The port of STUN and TURN over UDP and TCP (RFC 8656 section 5).
 const PORT: u16 = 3478;
@@ -29,7 +30,9 @@ pub(super) fn socket_address(
         });
     }
     let bare = text.trim_start_matches('[').trim_end_matches(']');
-    let (reason, help) = if let Ok(ip) = bare.parse::<IpAddr>() {
+    let (reason, help) = if let Some(help) = brackets(text, port) {
+        ("an IPv6 address with a port needs brackets", help)
+    } else if let Ok(ip) = bare.parse::<IpAddr>() {
         let fixed = SocketAddr::new(ip, port);
         ("the port is missing", format!("write \"{fixed}\""))
     } else if let Some(port) = text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
@@ -47,6 +50,21 @@ pub(super) fn socket_address(
     };
     refuse(found, path, reason, help, problems);
     None
+}
+
+/// What to write for "::1:3478", which without brackets is an address of its own.
+fn brackets(text: &str, default: u16) -> Option<String> {
+    let (head, tail) = text.rsplit_once(':')?;
+    let ip = head.parse::<Ipv6Addr>().ok()?;
+    let port = tail.parse::<u16>().ok().filter(|port| *port != 0)?;
+    let fixed = SocketAddr::from((ip, port));
+    Some(match text.parse::<Ipv6Addr>() {
+        Ok(whole) => {
+            let whole = SocketAddr::from((whole, default));
+            format!("write \"{fixed}\", or \"{whole}\" if {text} is the address")
+        }
+        Err(_) => format!("write \"{fixed}\""),
+    })
 }
 
 /// An address without a port that a socket can be bound to or a peer can send to.
@@ -134,7 +152,7 @@ pub(super) fn listeners(
     ops: Option<&Found<SocketAddr>>,
     directory: &Path,
     machine: &Machine,
-    files_must_exist: bool,
+    check: Option<&CertificateCheck>,
     problems: &Problems,
 ) -> Vec<Found<Listener>> {
     let mut bound: Vec<Bound> = ops
@@ -153,7 +171,7 @@ pub(super) fn listeners(
                     addresses: wildcards(protocol, machine),
                     certificate: None,
                 },
-                at: At::File,
+                at: At::End,
             })
             .into();
     };
@@ -161,7 +179,7 @@ pub(super) fn listeners(
         .iter()
         .filter_map(|entry| {
             let protocol = protocol(entry, problems);
-            let certificate = certificate(entry, protocol, directory, files_must_exist, problems);
+            let certificate = certificate(entry, protocol, directory, check, problems);
             let port = default_port(protocol.unwrap_or(Protocol::Udp));
             let addresses = match entry.texts("address") {
                 None => wildcards(protocol?, machine),
@@ -230,87 +248,6 @@ fn protocol(entry: &Section<'_>, problems: &Problems) -> Option<Protocol> {
         );
     }
     protocol.map(|found| found.value)
-}
-
-fn certificate(
-    entry: &Section<'_>,
-    protocol: Option<Protocol>,
-    directory: &Path,
-    files_must_exist: bool,
-    problems: &Problems,
-) -> Option<Certificate> {
-    let chain = entry.text("certificate");
-    let key = entry.text("key");
-    let lines = "certificate = \"cert.pem\"\nkey = \"key.pem\"";
-    match (&chain, &key) {
-        (None, None) if protocol == Some(Protocol::Tls) => problems.push(
-            Problem::new(
-                entry.at(),
-                "this tls listener has no certificate",
-                "TLS needs a certificate and its key",
-            )
-            .help(format!("add to it, relative to this file:\n{lines}")),
-        ),
-        (Some(only), None) | (None, Some(only)) => {
-            let (has, lacks) = match chain {
-                Some(_) => ("certificate", "key"),
-                None => ("key", "certificate"),
-            };
-            problems.push(
-                Problem::new(
-                    only.at.clone(),
-                    format!("this listener has a `{has}` but no `{lacks}`"),
-                    "a certificate and its key come together",
-                )
-                .help(format!(
-                    "add to it: {lacks} = \"{}.pem\"",
-                    &lacks[..lacks.len().min(4)]
-                )),
-            );
-        }
-        (Some(chain), Some(_)) if protocol == Some(Protocol::Udp) => problems.push(
-            Problem::new(
-                chain.at.clone(),
-                "a udp listener has no use for a certificate",
-                "TLS runs over TCP",
-            )
-            .help("remove it, or make this listener protocol = \"tls\""),
-        ),
-        _ => {}
-    }
-    let (chain, key) = (chain?, key?);
-    if files_must_exist {
-        must_be_readable(&chain, directory, problems);
-        must_be_readable(&key, directory, problems);
-    }
-    Some(Certificate {
-        chain: resolve(directory, &chain.value),
-        key: resolve(directory, &key.value),
-    })
-}
-
-fn resolve(directory: &Path, path: &str) -> PathBuf {
-    // `join` takes an absolute path as it is.
-    directory.join(path)
-}
-
-fn must_be_readable(found: &Found<String>, directory: &Path, problems: &Problems) {
-    let path = resolve(directory, &found.value);
-    if let Err(error) = std::fs::File::open(&path) {
-        problems.push(
-            Problem::new(
-                found.at.clone(),
-                format!("cannot read {}", path.display()),
-                super::io_reason(&error),
-            )
-            .help(match error.kind() {
-                std::io::ErrorKind::PermissionDenied => {
-                    "make it readable for the user that turnserver runs as"
-                }
-                _ => "relative paths are relative to the directory of this file",
-            }),
-        );
-    }
 }
 
 /// Reports an address that another socket of the same transport already takes, also by a

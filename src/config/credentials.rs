@@ -1,21 +1,39 @@
 //! `[auth]`: who may allocate.
 
+use std::path::{Path, PathBuf};
+
 use base64::Engine as _;
 use zeroize::Zeroizing;
 
 use super::load::refuse_twice;
 use super::overrides::{ENV_NONCE_KEY, ENV_SECRETS, ENV_USERS, Overrides};
-use super::problem::{Problem, Problems};
+use super::problem::{At, Problem, Problems};
 use super::reader::{Found, Section};
 use super::secret::{Secret, SecretKey};
 use super::settings::{Auth, RestHash, User};
+use crate::opaque::{OpaqueError, opaque_string};
 
 /// The most bytes of a username (RFC 8489 section 14.3: fewer than 509).
 const USERNAME_MAX: usize = 508;
 
-pub(super) fn auth(section: &Section<'_>, overrides: &Overrides, problems: &Problems) -> Auth {
+/// What this project's own texts show in the place of secrets and passwords: everybody knows it.
+const PLACEHOLDERS: [&str; 4] = [
+    "fill in a long random secret",
+    "her password",
+    "his password",
+    "…",
+];
+const OWN_SECRET: &str = "fill in the output of: openssl rand -hex 32";
+
+pub(super) fn auth(
+    section: &Section<'_>,
+    overrides: &Overrides,
+    directory: &Path,
+    problems: &Problems,
+) -> Auth {
     let before = problems.len();
-    let secrets = secrets(section, overrides, problems);
+    let mut secrets = secrets(section, overrides, problems);
+    let secrets_file = secrets_file(section, overrides, directory, &mut secrets, problems);
     let users = users(section, overrides, problems);
     if secrets.is_empty() && users.is_empty() && problems.len() == before {
         problems.push(
@@ -30,7 +48,7 @@ pub(super) fn auth(section: &Section<'_>, overrides: &Overrides, problems: &Prob
                  secrets = [\"…\"]        # fill in the output of: openssl rand -hex 32\n\
                  or a static user:\n  \
                  [auth.users]\n  \
-                 alice = \"her password\"\n\
+                 alice = \"…\"            # a password of her own\n\
                  or set {ENV_SECRETS} or {ENV_USERS} in the environment"
             )),
         );
@@ -38,6 +56,7 @@ pub(super) fn auth(section: &Section<'_>, overrides: &Overrides, problems: &Prob
     let default = Auth::default();
     Auth {
         secrets,
+        secrets_file,
         users,
         nonce_key: nonce_key(section, overrides, problems),
         nonce_lifetime: section
@@ -66,22 +85,84 @@ pub(super) fn auth(section: &Section<'_>, overrides: &Overrides, problems: &Prob
 
 fn secrets(section: &Section<'_>, overrides: &Overrides, problems: &Problems) -> Vec<Secret> {
     let in_file = section.texts("secrets");
-    let mut secrets = Vec::new();
-    for secret in overrides.secrets().or(in_file).unwrap_or_default() {
-        if secret.value.is_empty() {
-            problems.push(
-                Problem::new(
-                    secret.at,
-                    "a secret in `auth.secrets` is empty",
-                    "anybody could guess it",
-                )
-                .help("fill in the output of: openssl rand -hex 32"),
-            );
-        } else {
-            secrets.push(Secret::new(secret.value));
+    let found = overrides.secrets().or(in_file).unwrap_or_default();
+    found
+        .into_iter()
+        .filter_map(|found| secret(found, "a secret in `auth.secrets`", problems))
+        .collect()
+}
+
+fn secret(found: Found<String>, name: &str, problems: &Problems) -> Option<Secret> {
+    let (what, reason) = if found.value.is_empty() {
+        ("is empty", "anybody could guess it")
+    } else if PLACEHOLDERS.contains(&found.value.as_str()) {
+        ("is the placeholder of the example", "everybody knows it")
+    } else {
+        return Some(Secret::new(found.value));
+    };
+    problems.push(Problem::new(found.at, format!("{name} {what}"), reason).help(OWN_SECRET));
+    None
+}
+
+/// The file of `auth.secrets_file`: one secret a line, blank lines and lines that begin with `#`
+/// apart. What it holds is added to `secrets`.
+fn secrets_file(
+    section: &Section<'_>,
+    overrides: &Overrides,
+    directory: &Path,
+    secrets: &mut Vec<Secret>,
+    problems: &Problems,
+) -> Option<PathBuf> {
+    let in_file = section.text("secrets_file");
+    let (found, path) = match overrides.secrets_file() {
+        Some(outside) => {
+            let path = PathBuf::from(&outside.value);
+            (outside, path)
         }
+        None => {
+            let found = in_file?;
+            let path = directory.join(&found.value);
+            (found, path)
+        }
+    };
+    let fail = |reason: String, help: &str| {
+        let title = format!("cannot take secrets from {}", path.display());
+        problems.push(Problem::new(found.at.clone(), title, reason).help(help));
+    };
+    let text = match std::fs::read(&path).map(String::from_utf8) {
+        Ok(Ok(text)) => Zeroizing::new(text),
+        Ok(Err(_)) => {
+            fail("it is not text".into(), "write one secret a line, as UTF-8");
+            return None;
+        }
+        Err(error) => {
+            let help = match (error.kind(), &found.at) {
+                (std::io::ErrorKind::PermissionDenied, _) => {
+                    "make it readable for the user that turnserver runs as"
+                }
+                (_, At::Outside(_)) => "write the file's full path",
+                _ => "a relative path is relative to the directory of this file",
+            };
+            fail(super::io_reason(&error), help);
+            return None;
+        }
+    };
+    let (held, wrong) = (secrets.len(), problems.len());
+    for (index, line) in text.lines().map(str::trim).enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let line = Found {
+            value: line.to_owned(),
+            at: found.at.clone(),
+        };
+        let name = format!("the secret in line {} of {}", index + 1, path.display());
+        secrets.extend(secret(line, &name, problems));
     }
-    secrets
+    if secrets.len() == held && problems.len() == wrong {
+        fail("there is none in it".into(), OWN_SECRET);
+    }
+    Some(path)
 }
 
 fn users(section: &Section<'_>, overrides: &Overrides, problems: &Problems) -> Vec<User> {
@@ -93,17 +174,40 @@ fn users(section: &Section<'_>, overrides: &Overrides, problems: &Problems) -> V
             .collect(),
         None => in_file,
     };
-    refuse_twice(pairs.iter().map(|(name, _)| name), "user", problems);
+    // Two spellings of one name are one user (RFC 8265 section 4.2).
+    let prepared: Vec<Found<String>> = pairs
+        .iter()
+        .map(|(name, _)| Found {
+            value: opaque_string(&name.value).map_or_else(|_| name.value.clone(), Into::into),
+            at: name.at.clone(),
+        })
+        .collect();
+    refuse_twice(&prepared, "user", problems);
     let mut users = Vec::new();
-    for (name, password) in pairs {
-        let (at, title, reason) = if name.value.is_empty() {
-            (name.at, "a username is empty".into(), "1 to 508 bytes")
-        } else if name.value.len() > USERNAME_MAX {
+    for ((name, password), prepared) in pairs.into_iter().zip(prepared) {
+        let (at, title, reason) = if let Err(error) = opaque_string(&name.value) {
+            let title = match error {
+                OpaqueError::Empty => "a username is empty",
+                _ => "a username cannot be used",
+            };
+            (name.at, title.into(), explain(error, "1 to 508 bytes"))
+        } else if prepared.value.len() > USERNAME_MAX {
             let title = "a username is too long".into();
-            (name.at, title, "at most 508 bytes (RFC 8489 section 14.3)")
-        } else if password.value.is_empty() {
-            let title = format!("the password of user `{}` is empty", name.value);
-            (password.at, title, "anybody could guess it")
+            let reason = "at most 508 bytes (RFC 8489 section 14.3)".into();
+            (name.at, title, reason)
+        } else if let Err(error) = opaque_string(&password.value) {
+            let what = match error {
+                OpaqueError::Empty => "is empty",
+                _ => "cannot be used",
+            };
+            let title = format!("the password of user `{}` {what}", name.value);
+            (password.at, title, explain(error, "anybody could guess it"))
+        } else if PLACEHOLDERS.contains(&password.value.as_str()) {
+            let title = format!(
+                "the password of user `{}` is the placeholder of the example",
+                name.value
+            );
+            (password.at, title, "everybody knows it".into())
         } else {
             users.push(User {
                 name: name.value,
@@ -112,11 +216,20 @@ fn users(section: &Section<'_>, overrides: &Overrides, problems: &Problems) -> V
             continue;
         };
         problems.push(
-            Problem::new(at, title, reason).help("write for example: alice = \"her password\""),
+            Problem::new(at, title, reason)
+                .help("write a name and a password of your own: alice = \"…\""),
         );
     }
     users.sort_by(|a, b| a.name.cmp(&b.name));
     users
+}
+
+/// What is wrong with a text that has no OpaqueString form.
+fn explain(error: OpaqueError, empty: &str) -> String {
+    match error {
+        OpaqueError::Empty => empty.into(),
+        error => format!("it {error}"),
+    }
 }
 
 /// `name:password`, as the environment has it. The password may hold colons.

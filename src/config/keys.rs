@@ -49,6 +49,7 @@ pub(super) const KEYS: &[Key] = &[
     live("relay.default_family", r#""ipv4""#),
     live("relay.rfc5766_channels", "true"),
     live("auth.secrets", r#"["a-long-random-secret"]"#),
+    live("auth.secrets_file", r#""secrets""#),
     live("auth.users", r#"{ alice = "her-password" }"#),
     restart("auth.nonce_key", r#""64 hexadecimal digits""#),
     restart("auth.nonce_lifetime", "600"),

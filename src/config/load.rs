@@ -5,22 +5,28 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+use super::certificate::CertificateCheck;
 use super::machine::Machine;
 use super::overrides::Overrides;
-use super::problem::{At, Errors, Problem, Problems, Span};
+use super::problem::{At, Errors, Problem, Problems, Span, position};
 use super::reader::{Found, Section, choose};
 use super::settings::{Level, Log, LogFormat, Settings};
 use super::{addresses, credentials, mask, relay, sections};
+use crate::opaque::opaque_string;
 
 /// The most characters of a realm (RFC 8489 section 14.9: fewer than 128).
 const REALM_MAX: usize = 127;
 
 /// Reads and checks the file at `path`, with everything that the overrides and this machine add.
-/// Certificate files must be readable.
+/// Certificate files must be readable, and `certificates` must find them usable.
 ///
 /// # Errors
 /// Everything that is wrong, all at once.
-pub fn load_file(path: &Path, overrides: &Overrides) -> Result<Settings, Errors> {
+pub fn load_file(
+    path: &Path,
+    overrides: &Overrides,
+    certificates: &CertificateCheck,
+) -> Result<Settings, Errors> {
     let name = path.display().to_string();
     let fail = |problem: Problem| {
         let problems = Problems::default();
@@ -39,11 +45,12 @@ pub fn load_file(path: &Path, overrides: &Overrides) -> Result<Settings, Errors>
     })?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
+        let (line, column) = position(&String::from_utf8_lossy(error.as_bytes()), at);
         fail(
             Problem::new(
                 At::File,
                 format!("{name} is not UTF-8"),
-                format!("byte {at} is not text"),
+                format!("line {line}, column {column} is not text"),
             )
             .help("save the file as UTF-8"),
         )
@@ -53,14 +60,14 @@ pub fn load_file(path: &Path, overrides: &Overrides) -> Result<Settings, Errors>
         path,
         overrides,
         machine: &Machine::detect(),
-        files_must_exist: true,
+        certificates: Some(certificates),
     }
     .load()
 }
 
 /// Reads and checks a configuration that is already in memory. `path` names it in errors, and
 /// relative paths in it are relative to the directory of `path`. Certificate files are not
-/// looked at.
+/// looked at, a file of secrets is.
 ///
 /// # Errors
 /// Everything that is wrong, all at once.
@@ -75,7 +82,7 @@ pub fn load(
         path,
         overrides,
         machine,
-        files_must_exist: false,
+        certificates: None,
     }
     .load()
 }
@@ -85,7 +92,7 @@ struct Loader<'a> {
     path: &'a Path,
     overrides: &'a Overrides,
     machine: &'a Machine,
-    files_must_exist: bool,
+    certificates: Option<&'a CertificateCheck>,
 }
 
 impl Loader<'_> {
@@ -117,7 +124,7 @@ impl Loader<'_> {
             ops.as_ref(),
             &directory,
             self.machine,
-            self.files_must_exist,
+            self.certificates,
             problems,
         );
         let relay = relay::relay(
@@ -127,7 +134,7 @@ impl Loader<'_> {
             self.machine,
             problems,
         );
-        let auth = credentials::auth(&root.section("auth"), self.overrides, problems);
+        let auth = credentials::auth(&root.section("auth"), self.overrides, &directory, problems);
         let limits = sections::limits(&root.section("limits"), problems);
         let peers = sections::peers(&root.section("peers"), problems);
         let log = self.log(&root.section("log"), problems);
@@ -150,6 +157,7 @@ impl Loader<'_> {
             },
             runtime,
             drain,
+            overridden: self.overrides.hide(self.text),
         })
     }
 
@@ -159,14 +167,15 @@ impl Loader<'_> {
         let Some(realm) = self.overrides.realm().or(in_file) else {
             if problems.len() == before {
                 problems.push(
-                    Problem::new(At::File, "`realm` is missing", "").help(
+                    Problem::new(At::Text(0..0), "`realm` is missing", "belongs here").help(
                         "add as the first line, with your own domain: realm = \"example.org\"",
                     ),
                 );
             }
             return None;
         };
-        let length = realm.value.chars().count();
+        let prepared = opaque_string(&realm.value);
+        let length = prepared.as_deref().unwrap_or(&realm.value).chars().count();
         let (title, reason) = if length == 0 {
             ("`realm` is empty", "must be 1 to 127 characters".into())
         } else if length > REALM_MAX {
@@ -174,14 +183,15 @@ impl Loader<'_> {
                 "`realm` is too long",
                 format!("{length} characters, at most {REALM_MAX} (RFC 8489 section 14.9)"),
             )
-        } else if realm
-            .value
-            .chars()
-            .any(|c| c.is_control() || matches!(c, '"' | '\\'))
-        {
+        } else if let Err(error) = prepared {
             (
                 "`realm` has a character that clients cannot use",
-                "no control characters, quotes or backslashes".into(),
+                format!("it {error}"),
+            )
+        } else if realm.value.contains(['"', '\\']) {
+            (
+                "`realm` has a character that clients cannot use",
+                "no quotes or backslashes".into(),
             )
         } else {
             return Some(realm.value);

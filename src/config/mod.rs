@@ -9,6 +9,7 @@
 pub const DEFAULT_FILE: &str = include_str!("../../config/stunner.toml");
 
 mod addresses;
+mod certificate;
 mod credentials;
 mod keys;
 mod load;
@@ -25,19 +26,20 @@ mod sections;
 mod settings;
 mod warnings;
 
+pub use certificate::{BadCertificate, CertificateCheck};
 pub use keys::{Applies, keys};
 pub use load::{load, load_file};
 pub use machine::Machine;
 pub use overrides::{
     ENV_DATA_PATH, ENV_LOG_LEVEL, ENV_NONCE_KEY, ENV_PUBLIC_ADDRESS, ENV_REALM, ENV_SECRETS,
-    ENV_USERS, Flags, Overrides,
+    ENV_SECRETS_FILE, ENV_USERS, Flags, Overridden, Overrides, unknown_variables,
 };
 pub use problem::{Brief, Errors};
-pub use reload::{ABSENT, Change, adopt, diff};
+pub use reload::{ABSENT, Change, adopt, diff, without_effect};
 pub use render::effective;
 pub use secret::{REDACTED, Secret, SecretKey};
 pub use settings::*;
-pub use warnings::{Warning, file_warning, warnings};
+pub use warnings::{Warning, file_warnings, machine_warnings, warnings};
 
 /// Why a file could not be read, without the operating system's error number.
 fn io_reason(error: &std::io::Error) -> String {

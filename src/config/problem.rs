@@ -14,7 +14,9 @@ pub(super) type Span = Range<usize>;
 pub(super) enum At {
     /// In the text of the file.
     Text(Span),
-    /// In the file as a whole: something is missing.
+    /// At the end of the file: something is missing.
+    End,
+    /// The file as a whole: it cannot be read.
     File,
     /// In an environment variable or a flag, named here.
     Outside(&'static str),
@@ -76,8 +78,9 @@ impl Problems {
         let mut problems = self.0.into_inner();
         problems.sort_by_key(|problem| match &problem.at {
             At::Text(span) => (0, span.start),
-            At::File => (1, 0),
-            At::Outside(_) => (2, 0),
+            At::End => (1, 0),
+            At::File => (2, 0),
+            At::Outside(_) => (3, 0),
         });
         Errors {
             name: name.into(),
@@ -139,34 +142,65 @@ impl Errors {
             out.push_str(&self.render_one(&renderer, problem));
             out.push_str("\n\n");
         }
-        let errors = match self.problems.len() {
-            1 => "1 error".into(),
-            n => format!("{n} errors"),
-        };
-        out.push_str(&format!("{errors} in {}", self.name));
+        out.push_str(&self.summary());
         out
     }
 
-    fn place(&self, at: &At) -> String {
+    /// How many errors there are in the file, and in each variable and flag.
+    fn summary(&self) -> String {
+        let mut sources: Vec<(&str, usize)> = Vec::new();
+        for problem in &self.problems {
+            let source = match problem.at {
+                At::Outside(source) => source,
+                _ => self.name.as_str(),
+            };
+            match sources.iter_mut().find(|(known, _)| *known == source) {
+                Some((_, count)) => *count += 1,
+                None => sources.push((source, 1)),
+            }
+        }
+        let all: Vec<String> = sources
+            .into_iter()
+            .map(|(source, count)| match count {
+                1 => format!("1 error in {source}"),
+                n => format!("{n} errors in {source}"),
+            })
+            .collect();
+        all.join(", ")
+    }
+
+    /// The place in the text of the file, if that is where it is.
+    fn span(&self, at: &At) -> Option<Span> {
         match at {
-            At::Text(span) => {
+            At::Text(span) => Some(span.clone()),
+            At::End => {
+                let end = self.text.trim_end_matches(['\n', '\r']).len();
+                Some(end..end)
+            }
+            At::File | At::Outside(_) => None,
+        }
+    }
+
+    fn place(&self, at: &At) -> String {
+        match (self.span(at), at) {
+            (Some(span), _) => {
                 let (line, column) = position(&self.text, span.start);
                 format!("{}:{line}:{column}", self.name)
             }
-            At::File => self.name.clone(),
-            At::Outside(source) => (*source).into(),
+            (None, At::Outside(source)) => (*source).into(),
+            (None, _) => self.name.clone(),
         }
     }
 
     fn render_one(&self, renderer: &Renderer, problem: &Problem) -> String {
         let title = Level::ERROR.primary_title(problem.title.as_str());
-        let mut group = match &problem.at {
-            At::Text(span) => {
+        let mut group = match self.span(&problem.at) {
+            Some(span) => {
                 let mut snippet = Snippet::source(self.text.as_str())
                     .path(self.name.as_str())
                     .annotation(
                         AnnotationKind::Primary
-                            .span(span.clone())
+                            .span(span)
                             .label(problem.label.as_str()),
                     );
                 if let Some((span, label)) = &problem.also {
@@ -175,8 +209,8 @@ impl Errors {
                 }
                 title.element(snippet)
             }
-            other => {
-                let group = title.element(Origin::path(self.place(other)));
+            None => {
+                let group = title.element(Origin::path(self.place(&problem.at)));
                 if problem.label.is_empty() {
                     group
                 } else {
@@ -200,7 +234,7 @@ impl fmt::Display for Errors {
 impl std::error::Error for Errors {}
 
 /// Line and column (in characters), both from 1.
-fn position(text: &str, offset: usize) -> (usize, usize) {
+pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = &text.as_bytes()[..offset.min(text.len())];
     let line_start = before
         .iter()

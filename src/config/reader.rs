@@ -44,7 +44,7 @@ impl<'a> Section<'a> {
 
     /// Where the section is, for what is missing in it.
     pub(super) fn at(&self) -> At {
-        self.span.clone().map_or(At::File, At::Text)
+        self.span.clone().map_or(At::End, At::Text)
     }
 
     /// The section `name` below the top level; an absent one reads as empty.

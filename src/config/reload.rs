@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::keys::Applies;
+use super::overrides::Overridden;
 use super::render::{Entry, entries};
 use super::secret::REDACTED;
 use super::settings::{Auth, Limits, Relay, Settings};
@@ -115,5 +116,13 @@ pub fn adopt(running: &Settings, new: &Settings) -> Settings {
         ops: running.ops,
         runtime: running.runtime,
         drain: new.drain.clone(),
+        overridden: new.overridden.clone(),
     }
+}
+
+/// What changed in the file without any effect, because environment or flags stand above it.
+pub fn without_effect<'a>(old: &Settings, new: &'a Settings) -> Vec<&'a Overridden> {
+    let mut changed: Vec<&Overridden> = new.overridden.iter().collect();
+    changed.retain(|now| !old.overridden.contains(now));
+    changed
 }

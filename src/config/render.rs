@@ -58,6 +58,7 @@ pub(super) fn entries(settings: &Settings) -> Vec<Entry> {
         ops,
         runtime,
         drain,
+        overridden: _,
     } = settings;
     let mut all = vec![Entry::open("realm", quote(realm))];
     for listener in listeners {
@@ -88,6 +89,12 @@ pub(super) fn entries(settings: &Settings) -> Vec<Entry> {
         "auth.secrets".into(),
         list(secrets.iter().map(|_| REDACTED)),
         secrets.join("\0"),
+    ));
+    all.push(Entry::open(
+        "auth.secrets_file",
+        auth.secrets_file
+            .as_ref()
+            .map_or_else(String::new, |path| quote(&path.to_string_lossy())),
     ));
     for user in &auth.users {
         all.push(Entry::hidden(

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 
+use super::overrides::Overridden;
 use super::secret::{Secret, SecretKey};
 
 /// Everything that can be configured, checked for consistency by [`super::load`].
@@ -34,6 +35,8 @@ pub struct Settings {
     pub runtime: Runtime,
     /// What happens on SIGTERM.
     pub drain: Drain,
+    /// What the file says in vain, because environment or flags stand above it.
+    pub overridden: Vec<Overridden>,
 }
 
 /// The transport that a listener serves.
@@ -137,8 +140,11 @@ impl DefaultFamily {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Auth {
     /// Shared secrets of time-limited credentials; all of them are accepted, so that one can be
-    /// replaced without a gap. The first one mints. Default: none.
+    /// replaced without a gap. The first one mints. Those of `secrets_file` come last.
+    /// Default: none.
     pub secrets: Vec<Secret>,
+    /// A file of more secrets, one a line, which was read with the configuration. Default: none.
+    pub secrets_file: Option<PathBuf>,
     /// Static users, sorted by name, each name once. Default: none.
     pub users: Vec<User>,
     /// The key of the nonces' MAC. Default (`None`): random at start, so that clients go through
@@ -165,6 +171,7 @@ impl Default for Auth {
     fn default() -> Self {
         Self {
             secrets: Vec::new(),
+            secrets_file: None,
             users: Vec::new(),
             nonce_key: None,
             nonce_lifetime: 600,

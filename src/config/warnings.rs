@@ -1,7 +1,8 @@
 //! What is valid but probably not meant.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
@@ -49,18 +50,60 @@ pub fn warnings(settings: &Settings) -> Vec<Warning> {
     found
 }
 
-/// Warns when others than owner and group may read a file that holds credentials.
-pub fn file_warning(path: &Path) -> Option<Warning> {
+/// Warns when others than owner and group may read a configuration file that holds credentials,
+/// or the file of secrets that it names.
+pub fn file_warnings(path: Option<&Path>, settings: &Settings) -> Vec<Warning> {
+    let configuration = path
+        .filter(|path| std::fs::read_to_string(path).is_ok_and(|text| holds_credentials(&text)));
+    [configuration, settings.auth.secrets_file.as_deref()]
+        .into_iter()
+        .flatten()
+        .filter(|path| others_may_read(path))
+        .map(|path| Warning {
+            message: format!(
+                "{} holds credentials and everybody on this machine may read it",
+                path.display()
+            ),
+            help: format!("chmod o-r {}", path.display()),
+        })
+        .collect()
+}
+
+fn others_may_read(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    let mode = std::fs::metadata(path).ok()?.permissions().mode();
-    let text = std::fs::read_to_string(path).ok()?;
-    (mode & 0o004 != 0 && holds_credentials(&text)).then(|| Warning {
-        message: format!(
-            "{} holds credentials and everybody on this machine may read it",
-            path.display()
-        ),
-        help: format!("chmod o-r {}", path.display()),
-    })
+    std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0)
+}
+
+/// Warns of addresses that no interface of this machine has: a server would not start here.
+pub fn machine_warnings(settings: &Settings) -> Vec<Warning> {
+    let relays = settings.relay.addresses.iter();
+    let listeners = settings.listeners.iter().flat_map(|l| &l.addresses);
+    let named = relays
+        .map(|relay| ("relay.address", relay.local))
+        .chain(listeners.map(|address| ("listener.address", address.ip())))
+        .chain(settings.ops.address.map(|ops| ("ops.address", ops.ip())));
+    let mut found: Vec<Warning> = Vec::new();
+    for (key, ip) in named {
+        // The kernel is asked, for it has more addresses than its interfaces list, 127.0.0.2 for
+        // one.
+        let missing = UdpSocket::bind((ip, 0))
+            .is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable);
+        let message =
+            format!("`{key}` {ip} is no address of this machine: it would not start here");
+        if missing && !found.iter().any(|known| known.message == message) {
+            let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+            let own: Vec<String> = interfaces.iter().map(|i| i.ip().to_string()).collect();
+            found.push(Warning {
+                message,
+                help: format!(
+                    "this machine has {}; what a NAT shows to the world belongs in \
+                     `relay.public_address`",
+                    own.join(", ")
+                ),
+            });
+        }
+    }
+    found
 }
 
 fn holds_credentials(text: &str) -> bool {

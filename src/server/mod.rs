@@ -5,6 +5,7 @@
 
 mod assemble;
 mod certificates;
+mod load;
 mod metrics;
 mod reload;
 mod signals;
@@ -28,6 +29,7 @@ use crate::proto::counters::Counters;
 use crate::proto::{Relay, Shared};
 
 use certificates::Store;
+pub use load::load;
 pub use signals::Signals;
 
 /// Where the settings came from, so that they can be read again on SIGHUP.

@@ -7,17 +7,14 @@ use tracing::{error, info, warn};
 
 use crate::config;
 
-use super::{Server, assemble};
+use super::{Server, assemble, load};
 
 impl Server {
     /// Reads the configuration again and applies it.
     pub(super) fn reload(&mut self) {
         self.certificates.reload_all();
-        let Some(path) = self.source.path.clone() else {
-            info!("nothing to reload: the server runs on its built-in default");
-            return;
-        };
-        let fresh = match config::load_file(&path, &self.source.overrides) {
+        let path = self.source.path.as_deref();
+        let fresh = match load(path, &self.source.overrides) {
             Ok(settings) => settings,
             Err(errors) => {
                 error!(
@@ -45,12 +42,16 @@ impl Server {
         if let Some(log) = &self.log {
             log.set_level(adopted.log.level);
         }
-        info!(file = %path.display(), changes = changes.len(), "configuration reloaded");
+        let file = path.map_or_else(|| "(built-in)".into(), |path| path.display().to_string());
+        info!(file, changes = changes.len(), "configuration reloaded");
         for change in changes {
             info!(%change, "reloaded");
         }
         for change in waiting {
             warn!(%change, "not in force until a restart");
+        }
+        for overridden in config::without_effect(&self.settings, &adopted) {
+            warn!("changed without effect: {overridden}");
         }
         self.settings = adopted;
     }

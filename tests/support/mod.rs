@@ -147,6 +147,8 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// Whole sections to append.
     pub extra: String,
+    /// Variables in the environment of the server.
+    pub environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Default for Config {
@@ -164,6 +166,7 @@ impl Default for Config {
             relay: "address = [\"127.0.0.1\", \"::1\"]\n".to_owned(),
             hosts: vec!["127.0.0.1".to_owned(), "[::1]".to_owned()],
             extra: String::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -237,7 +240,7 @@ impl Server {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let certificate = write_certificate(dir.path());
         fs::write(dir.path().join("stunner.toml"), config.render(&ports)).expect("config written");
-        let child = spawn(dir.path(), &[]);
+        let child = spawn(dir.path(), &config.environment);
         let mut server = Self {
             child,
             ports,
@@ -380,12 +383,12 @@ impl Drop for Server {
 }
 
 /// Starts the binary with `stunner.toml` and `log` in `dir`.
-pub fn spawn(dir: &Path, arguments: &[&str]) -> Child {
+pub fn spawn(dir: &Path, environment: &[(&str, &str)]) -> Child {
     let log = File::create(dir.join("log")).expect("log file");
     Command::new(binary())
         .arg("--config")
         .arg(dir.join("stunner.toml"))
-        .args(arguments)
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a file can be cloned"))
         .stderr(log)

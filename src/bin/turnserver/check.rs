@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use turnserver::config::{Settings, Warning, effective};
+use turnserver::config::{Settings, Warning, effective, machine_warnings};
 
 use crate::source::Source;
 use crate::{Common, Failure, certificate};
@@ -29,6 +29,7 @@ pub(crate) fn run(common: &Common, options: Options) -> Result<(), Failure> {
     };
     let source = Source::configured(common)?;
     let mut warnings = source.warnings();
+    warnings.extend(machine_warnings(&source.settings));
     let certificates = certificates(&source.settings, &mut warnings)?;
 
     crate::print(&match &source.from.path {
@@ -82,8 +83,6 @@ fn certificates(settings: &Settings, warnings: &mut Vec<Warning>) -> Result<Vec<
     let mut lines = Vec::new();
     for used in settings.certificates() {
         let found = certificate::read(&used.chain).map_err(Failure::Plain)?;
-        turnserver::net::tls::Certificates::load(&used.chain, &used.key)
-            .map_err(|error| Failure::Plain(error.to_string()))?;
         let left = found.not_after - unix_now();
         let path = used.chain.display();
         if left < SOON {

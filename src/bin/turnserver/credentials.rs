@@ -3,11 +3,15 @@
 use clap::Args;
 use turnserver::auth;
 use turnserver::config::{RestHash, Settings};
+use turnserver::opaque::opaque_string;
 
 use crate::check::unix_now;
 use crate::ice::{IceConfiguration, urls};
 use crate::source::Source;
 use crate::{Common, Failure};
+
+/// The most bytes of a username (RFC 8489 section 14.3: fewer than 509).
+const MOST_BYTES: usize = 508;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -41,7 +45,17 @@ fn credential(
         let ttl = options.ttl.unwrap_or(settings.auth.credential_ttl);
         let now = u64::try_from(unix_now()).unwrap_or_default();
         let sha256 = settings.auth.rest_hash == RestHash::Sha256;
+        if let Some(Err(error)) = user.filter(|user| !user.is_empty()).map(opaque_string) {
+            return Err(Failure::Plain(format!("--user {error}")));
+        }
         let (username, password) = auth::mint(user, ttl, secret.expose().as_bytes(), now, sha256);
+        if username.len() > MOST_BYTES {
+            return Err(Failure::Plain(format!(
+                "the username would be {} bytes long with its expiry; at most {MOST_BYTES} are \
+                 possible (RFC 8489 section 14.3)",
+                username.len()
+            )));
+        }
         return Ok((username, password, Some(ttl)));
     }
     if options.ttl.is_some() {

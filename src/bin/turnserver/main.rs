@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use turnserver::config::{Flags, Level, warnings};
+use turnserver::config::{Flags, Level};
 use turnserver::ops::logging;
 use turnserver::server::{Server, Signals};
 
@@ -36,6 +36,7 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Flags stand above the environment, and the environment above the file:
   TURNSERVER_SECRETS         secrets of time-limited credentials, separated by commas
+  TURNSERVER_SECRETS_FILE    a file of secrets, one a line; SIGHUP reads it again
   TURNSERVER_USERS           static users: name:password,name:password
   TURNSERVER_NONCE_KEY       32 bytes in hexadecimal or base64
   TURNSERVER_REALM, TURNSERVER_PUBLIC_ADDRESS, TURNSERVER_LOG_LEVEL, TURNSERVER_DATA_PATH
@@ -179,15 +180,5 @@ impl From<turnserver::config::Errors> for Failure {
         // https://no-color.org
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self::Config(errors.render(std::io::stderr().is_terminal() && !plain))
-    }
-}
-
-impl Source {
-    /// What is odd about the settings and the file they are from.
-    fn warnings(&self) -> Vec<turnserver::config::Warning> {
-        let mut found = warnings(&self.settings);
-        let path = self.from.path.as_deref();
-        found.extend(path.and_then(turnserver::config::file_warning));
-        found
     }
 }

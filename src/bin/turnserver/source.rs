@@ -1,15 +1,9 @@
 //! Where a command's settings come from: a file, or the built-in default.
 
-use std::net::Ipv4Addr;
-use std::path::Path;
-
-use turnserver::config::{self, Machine, Overrides, Secret, Settings, User};
-use turnserver::server::ConfigSource;
+use turnserver::config::{self, Overrides, Secret, Settings, User, Warning};
+use turnserver::server::{self, ConfigSource};
 
 use crate::{Common, Failure};
-
-/// How errors name the built-in default.
-const BUILT_IN: &str = "the built-in configuration";
 
 /// Settings with their origin.
 pub(crate) struct Source {
@@ -31,7 +25,8 @@ impl Source {
             name: "user".into(),
             password: Secret::new(random_word()?),
         };
-        let settings = built_in(&overrides.with_user(&user.name, user.password.expose()))?;
+        let overrides = overrides.with_user(&user.name, user.password.expose());
+        let settings = server::load(None, &overrides)?;
         Ok(Self {
             settings,
             from: ConfigSource {
@@ -45,10 +40,7 @@ impl Source {
     /// The settings of the file, or of the built-in default with the environment over it.
     pub(crate) fn configured(common: &Common) -> Result<Self, Failure> {
         let overrides = Overrides::from_process(&common.flags());
-        let settings = match &common.config {
-            Some(path) => config::load_file(path, &overrides)?,
-            None => built_in(&overrides)?,
-        };
+        let settings = server::load(common.config.as_deref(), &overrides)?;
         Ok(Self {
             settings,
             from: ConfigSource {
@@ -58,20 +50,16 @@ impl Source {
             generated: None,
         })
     }
-}
 
-fn built_in(overrides: &Overrides) -> Result<Settings, config::Errors> {
-    let mut machine = Machine::detect();
-    if machine.ipv4.is_none() && machine.ipv6.is_none() {
-        // A machine without a network can still try the server out.
-        machine.ipv4 = Some(Ipv4Addr::LOCALHOST);
+    /// What is odd about the settings, the files they are from, and the environment.
+    pub(crate) fn warnings(&self) -> Vec<Warning> {
+        let mut found = config::warnings(&self.settings);
+        let path = self.from.path.as_deref();
+        found.extend(config::file_warnings(path, &self.settings));
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        found.extend(config::unknown_variables(names));
+        found
     }
-    config::load(
-        config::DEFAULT_FILE,
-        Path::new(BUILT_IN),
-        overrides,
-        &machine,
-    )
 }
 
 /// 128 random bits that are easy to paste.

@@ -216,8 +216,8 @@ mod tests {
     use rand_core::SeedableRng;
 
     use super::*;
-    use crate::net::plane::DataPlane;
     use crate::net::descriptors::Descriptors;
+    use crate::net::plane::DataPlane;
     use crate::net::relays::{RelayOpener, Reservations};
     use crate::proto::ports::RelayAddresses;
     use crate::proto::{Family, OpenSpec};

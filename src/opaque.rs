@@ -1,5 +1,6 @@
 //! OpaqueString (RFC 8265 section 4.2): the one form of a user name, realm or password that both
-//! ends hash. Applied when credentials are loaded; clients apply it before they send.
+//! ends hash. The configuration refuses what has no such form, the credential store applies it;
+//! clients apply it before they send.
 
 use std::borrow::Cow;
 use std::fmt;
