@@ -14,7 +14,7 @@ use net_support::{
 use rustls::version::{TLS12, TLS13};
 use turnserver::net::{ListenerConfig, Protocol, StreamLimits};
 use turnserver::proto::DropReason;
-use turnserver::wire::Method;
+use turnserver::wire::{Method, attr};
 
 fn server(listeners: Vec<ListenerConfig>, streams: StreamLimits) -> Server {
     Server::start(Setup {
@@ -565,4 +565,26 @@ fn garbage_on_streams_never_stops_binding() {
     eventually("nothing is left behind", || {
         server.snapshot().connections_active == 0 && server.shards().allocations() == 0
     });
+}
+
+#[test]
+fn what_is_sent_behind_an_allocate_finds_the_allocation() {
+    let server = tcp_server(StreamLimits::default());
+    let mut client = Client::tcp(server.address(0));
+    // Learns the nonce.
+    assert_eq!(client.refresh(0).code(), Some(437));
+    let peer = peer("127.0.0.1");
+    let address = peer.local_addr().expect("bound");
+    let mut bytes = client.signed(Method::ALLOCATE, |builder| {
+        builder.u8_rffu(attr::REQUESTED_TRANSPORT, attr::TRANSPORT_UDP);
+    });
+    let permission = client.signed(Method::CREATE_PERMISSION, |builder| {
+        builder.xor_address(attr::XOR_PEER_ADDRESS, address);
+    });
+    bytes.extend(permission);
+    client.send(&bytes);
+    for method in [Method::ALLOCATE, Method::CREATE_PERMISSION] {
+        let reply = Reply(client.receive());
+        assert_eq!((reply.message().method(), reply.code()), (method, None));
+    }
 }

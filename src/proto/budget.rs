@@ -5,10 +5,12 @@
 //! prefix, in tables of fixed size: a flood from a million addresses grows nothing. Sources whose
 //! hashes collide share a budget; the hash is seeded, so nobody can choose with whom.
 //!
-//! The arithmetic, with the default of 10: an answer costs its length, at least 64 bytes; a
-//! source has 640 bytes in any one second. So it gets no more than 10 answers a second, and no
-//! more than 5,760 bytes in any 10 s, while 30 of the smallest requests (20 bytes) a second are
-//! 6,000: the server never amplifies such a flood.
+//! The arithmetic, with the default of 10: an answer costs its length, an error at least 64
+//! bytes; a source has 640 bytes in any one second, of which Bindings take half at the most. So
+//! it gets no more than 10 Bindings or 10 errors a second, and no more than 5,760 bytes in any
+//! 10 s, while 30 of the smallest requests (20 bytes) a second are 6,000: the server never
+//! amplifies such a flood. And as Bindings leave half, nobody who forges them keeps a client
+//! from its challenge.
 //!
 //! A source from which somebody proved a password lately has 100 times that: an office or a
 //! carrier's NAT full of honest users, each of whom needs one 401 to begin with, and a busy
@@ -21,8 +23,10 @@ use ahash::RandomState;
 
 use super::types::Mono;
 
-/// The least that an answer costs, in bytes.
+/// The least that an error response costs, in bytes.
 pub const MIN_COST: usize = 64;
+/// What a Binding costs of the half that is for Bindings, whichever the address family.
+pub const BINDING_COST: usize = 32;
 /// The budget of a prefix (/24, /56), in budgets of one source.
 pub const SOURCES_PER_PREFIX: u32 = 20;
 
@@ -86,6 +90,16 @@ impl Bucket {
     }
 }
 
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Binding,
+    /// A challenge or another error for a request that proves nothing.
+    Challenge,
+    /// The answer to a wrong password.
+    Failure,
+}
+
 /// The budget of all unauthenticated sources. One for the process.
 #[derive(Debug)]
 pub struct ReplyBudget {
@@ -94,6 +108,8 @@ pub struct ReplyBudget {
     sources: Box<[Bucket]>,
     prefixes: Box<[Bucket]>,
     failures: Box<[Bucket]>,
+    bindings: Box<[Bucket]>,
+    binding_prefixes: Box<[Bucket]>,
     /// Sources with a proof, by hash: 32 bits of the hash that the position does not use, and
     /// the second in which the proof ends. The latest source takes a slot from the one before.
     proven: Box<[AtomicU64]>,
@@ -115,6 +131,8 @@ impl ReplyBudget {
             sources: buckets(SOURCE_BUCKETS),
             prefixes: buckets(PREFIX_BUCKETS),
             failures: buckets(FAILURE_BUCKETS),
+            bindings: buckets(SOURCE_BUCKETS),
+            binding_prefixes: buckets(PREFIX_BUCKETS),
             proven: (0..PROVEN_SLOTS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -124,15 +142,20 @@ impl ReplyBudget {
         self.per_source.store(per_source_per_second, Relaxed);
     }
 
-    /// Whether an answer of `reply_len` bytes may go to `source`; if so it is spent.
+    /// Whether an error response of `reply_len` bytes may go to `source`; if so it is spent.
     pub fn admit(&self, now: Mono, source: IpAddr, reply_len: usize) -> bool {
-        self.judge(now, source, reply_len, false)
+        self.judge(now, source, reply_len, Answer::Challenge)
+    }
+
+    /// As [`ReplyBudget::admit`], for the answer to a Binding: it may take half of the budget.
+    pub fn admit_binding(&self, now: Mono, source: IpAddr, reply_len: usize) -> bool {
+        self.judge(now, source, reply_len, Answer::Binding)
     }
 
     /// As [`ReplyBudget::admit`], for the answer to credentials that did not match: it counts
     /// against a smaller budget of its own, too.
     pub fn admit_failure(&self, now: Mono, source: IpAddr, reply_len: usize) -> bool {
-        self.judge(now, source, reply_len, true)
+        self.judge(now, source, reply_len, Answer::Failure)
     }
 
     /// Somebody at `source` proved a password: it has more to spend for a while.
@@ -160,13 +183,15 @@ impl ReplyBudget {
         (&self.proven[hash as usize % PROVEN_SLOTS], tag)
     }
 
-    fn judge(&self, now: Mono, source: IpAddr, reply_len: usize, failure: bool) -> bool {
+    fn judge<'a>(&'a self, now: Mono, source: IpAddr, reply_len: usize, answer: Answer) -> bool {
         let rate = self.per_source.load(Relaxed);
         if rate == 0 {
             return true;
         }
         let stretch = (now.0 / STRETCH_MICROS) as u32;
-        let cost = u32::try_from(reply_len.max(MIN_COST)).unwrap_or(u32::MAX);
+        let (failure, binding) = (answer == Answer::Failure, answer == Answer::Binding);
+        let least = if binding { BINDING_COST } else { MIN_COST };
+        let cost = u32::try_from(reply_len.max(least)).unwrap_or(u32::MAX);
         let budget = u64::from(rate) * MIN_COST as u64;
         let source = source.to_canonical();
         let more = match self.is_proven(now, source) {
@@ -174,19 +199,26 @@ impl ReplyBudget {
             false => budget,
         };
         let at = |table: &'_ [Bucket], ip| self.hash.hash_one(ip) as usize % table.len();
-        let source_bucket = &self.sources[at(&self.sources, source)];
-        let prefix_bucket = &self.prefixes[at(&self.prefixes, prefix(source))];
-        let failure_bucket = &self.failures[at(&self.failures, source)];
+        let bucket = |table: &'a [Bucket], ip| &table[at(table, ip)];
+        let (whole, net) = (more * u64::from(SOURCES_PER_PREFIX), prefix(source));
+        let flat = BINDING_COST as u32;
         let budgets = [
-            (source_bucket, more, true),
-            (prefix_bucket, more * u64::from(SOURCES_PER_PREFIX), true),
-            (failure_bucket, budget / 2, failure),
+            (bucket(&self.sources, source), more, cost, true),
+            (bucket(&self.prefixes, net), whole, cost, true),
+            (bucket(&self.failures, source), budget / 2, cost, failure),
+            (bucket(&self.bindings, source), more / 2, flat, binding),
+            (
+                bucket(&self.binding_prefixes, net),
+                whole / 2,
+                flat,
+                binding,
+            ),
         ];
         // Nothing is spent unless everything fits: a refused source must recover.
-        let mut due = budgets.iter().filter(|(_, _, applies)| *applies);
+        let mut due = budgets.iter().filter(|(_, _, _, applies)| *applies);
         due.clone()
-            .all(|(bucket, budget, _)| bucket.fits(stretch, cost, *budget))
-            && due.all(|(bucket, budget, _)| bucket.spend(stretch, cost, *budget))
+            .all(|(bucket, budget, cost, _)| bucket.fits(stretch, *cost, *budget))
+            && due.all(|(bucket, budget, cost, _)| bucket.spend(stretch, *cost, *budget))
     }
 }
 

@@ -91,6 +91,14 @@ impl PeerGate {
         self.judge_ip(ip, own, || own.any_live(ip))
     }
 
+    /// Judges the peer of a permission that was granted under the exemption and is renewed: the
+    /// allocation behind the port that it names may have ended meanwhile, and a client renews all
+    /// of its permissions or none (RFC 8656 section 10.2).
+    pub fn judge_renewal(&self, peer: IpAddr, own: &RelayAddresses) -> Verdict {
+        let ip = peer.to_canonical();
+        self.judge_ip(ip, own, || own.is_own_ip(ip))
+    }
+
     fn judge_ip(&self, ip: IpAddr, own: &RelayAddresses, live: impl FnOnce() -> bool) -> Verdict {
         let mut embedded = self.embedded(ip);
         if self.deny.contain(ip) || embedded.any(|ip| self.deny.contain(ip)) {

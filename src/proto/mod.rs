@@ -28,6 +28,7 @@ pub mod quota;
 mod registry;
 mod relay;
 mod requests;
+pub mod reserved;
 mod slab;
 pub mod throttle;
 mod types;

@@ -9,6 +9,7 @@ use super::gate::PeerGate;
 use super::nonce::Nonces;
 use super::ports::RelayAddresses;
 use super::quota::Quotas;
+use super::reserved::ReservedQuotas;
 use super::types::Family;
 
 /// The reloadable part of the configuration. Existing allocations live on under a new one.
@@ -95,6 +96,8 @@ pub struct Shared {
     pub quotas: Arc<Quotas>,
     /// The relayed transport addresses of this server.
     pub relays: Arc<RelayAddresses>,
+    /// What reserved ports take of the quotas.
+    pub reserved: ReservedQuotas,
 }
 
 /// Where a draining server sends new clients.

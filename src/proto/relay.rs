@@ -1,6 +1,6 @@
 //! The core's entrance: takes what was received, finds who is responsible, and keeps the books.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -8,11 +8,10 @@ use ahash::RandomState;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::allocation::{Allocation, Bandwidth, Entry, Owner};
+use super::allocation::{Allocation, Bandwidth, Entry};
 use super::audit::{Audit, EndReason};
 use super::counters::Counters;
 use super::policy::{Drain, Policy, Shared};
-use super::quota::QuotaGuard;
 use super::registry::{Registry, relay_id};
 use super::slab::Key;
 use super::types::{
@@ -37,7 +36,8 @@ pub struct Relay {
     pub(super) policy: Arc<Policy>,
     pub(super) counters: Arc<Counters>,
     pub(super) registry: Registry,
-    pub(super) reservations: HashMap<ReservationToken, Reservation, RandomState>,
+    /// Tokens of the ports that this shard reserved, until they are claimed here or expire.
+    pub(super) reservations: HashSet<ReservationToken, RandomState>,
     pub(super) drain: Option<Drain>,
     pub(super) rng: ChaCha12Rng,
     timers: Wheel<Timer>,
@@ -45,15 +45,6 @@ pub struct Relay {
     /// Transaction ids of indications need to differ, not to be secret: a random start, counted
     /// up.
     indication: [u8; 12],
-}
-
-/// A port held for whoever presents the token (RFC 8656 section 7.2).
-pub(super) struct Reservation {
-    pub(super) owner: Owner,
-    /// The place in the owner's quota that the port will take. It moves to the allocation that
-    /// claims the port on this shard; when another shard does, it is counted twice until the
-    /// reservation ends.
-    pub(super) quota: Option<QuotaGuard>,
 }
 
 /// What a timer stands for. Timers are never cancelled: they look whether they still matter.
@@ -81,7 +72,7 @@ impl Relay {
                 rng.next_u64(),
             )
         };
-        let (registry, reservations) = (Registry::new(seeds()), HashMap::with_hasher(seeds()));
+        let (registry, reservations) = (Registry::new(seeds()), HashSet::with_hasher(seeds()));
         let mut indication = [0; 12];
         rng.fill_bytes(&mut indication);
         Self {
@@ -198,7 +189,8 @@ impl Relay {
             match timer {
                 Timer::Allocation(key) => self.expire(now.mono, key),
                 Timer::Reservation(token) => {
-                    if self.reservations.remove(&token).is_some() {
+                    if self.reservations.remove(&token) {
+                        self.shared.reserved.end(&token);
                         self.effect(Effect::ReleaseReserved { token });
                     }
                 }
@@ -232,8 +224,9 @@ impl Relay {
         for key in self.registry.keys() {
             self.end(now.mono, key, EndReason::Shutdown);
         }
-        let tokens: Vec<_> = self.reservations.drain().map(|(token, _)| token).collect();
+        let tokens: Vec<_> = self.reservations.drain().collect();
         for token in tokens {
+            self.shared.reserved.end(&token);
             self.effect(Effect::ReleaseReserved { token });
         }
     }

@@ -12,6 +12,7 @@ use crate::proto::gate::PeerGate;
 use crate::proto::nonce::{NonceKey, Nonces};
 use crate::proto::ports::RelayAddresses;
 use crate::proto::quota::Quotas;
+use crate::proto::reserved::ReservedQuotas;
 use crate::proto::{DefaultFamily, Family, Limits, Policy, Shared};
 
 use super::StartError;
@@ -43,6 +44,7 @@ pub(super) fn shared(settings: &Settings) -> io::Result<Shared> {
             settings.limits.unauthenticated_replies,
             u64::from_le_bytes([a, b, c, d, e, f, g, h]),
         ),
+        reserved: ReservedQuotas::new(),
         quotas: Quotas::new(),
         relays: RelayAddresses::new(relays, settings.relay.ports.clone()),
     })

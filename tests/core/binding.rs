@@ -288,3 +288,31 @@ fn a_flood_from_one_source_never_gets_more_bytes_than_it_sends() {
         assert!(received <= sent, "{received} bytes for {sent}");
     }
 }
+
+#[test]
+fn forged_bindings_keep_nobody_from_a_challenge_or_a_fresh_nonce() {
+    let mut world = Setup {
+        replies: 10,
+        ..Setup::default()
+    }
+    .world();
+    let user = world.setup.users[0].clone();
+    let mut live = world.client(flow("192.0.2.1:5000"), &user);
+    world.allocate_with(&mut live, |b| {
+        b.u32(attr::LIFETIME, 3600);
+    });
+    world.pass(NONCE_LIFETIME as f64 + 1.0);
+    for port in 1..=2000 {
+        for source in ["192.0.2.1", "192.0.2.99"] {
+            world.receive(0, &flow(&format!("{source}:{port}")), &binding());
+        }
+    }
+    let request = live.request(Method::REFRESH, |_| {});
+    assert_eq!(world.answer(0, &live.flow, &request).code(), 438);
+    // Nor is a newcomer behind the forged address.
+    let first = plain(Class::Request, Method::ALLOCATE, |_| {});
+    assert_eq!(
+        world.answer(0, &flow("192.0.2.99:5000"), &first).code(),
+        401
+    );
+}

@@ -344,3 +344,17 @@ fn port_0_cannot_be_bound() {
         403
     );
 }
+
+#[test]
+fn a_refresh_of_a_channel_renews_its_600_s() {
+    let (mut world, mut client, _) = allocated();
+    world.bind(&mut client, 0x4000, addr(PEER));
+    world.pass(500.0);
+    renew(&world, &mut client);
+    assert_eq!(world.bind(&mut client, 0x4000, addr(PEER)).code(), 0);
+    world.pass_micros(600 * 1_000_000 - 1);
+    assert_eq!(world.channel(&client, 0x4000, b"x").to_peer().0, addr(PEER));
+    world.pass_micros(1);
+    let outcome = world.channel(&client, 0x4000, b"x");
+    assert_eq!(outcome.drop_reason(), DropReason::NoChannel);
+}

@@ -243,3 +243,51 @@ fn a_pair_of_two_fits_a_quota_of_two() {
     assert_eq!(world.shared.quotas.total(), 2);
     assert_eq!(even(&mut world, &mut clients[2], false).code(), 486);
 }
+
+#[test]
+fn the_place_in_the_quota_passes_on_whichever_shard_claims_the_token() {
+    for (first, second) in [(0, 0), (0, 1), (1, 0)] {
+        let mut setup = Setup {
+            shards: 2,
+            ..Setup::default()
+        };
+        setup.limits.allocations_per_user = 2;
+        let mut world = setup.world();
+        let mut clients = clients(&world, 4);
+        clients[0].shard = first;
+        clients[1].shard = second;
+        let token = even(&mut world, &mut clients[0], true)
+            .token()
+            .expect("a token");
+        assert_eq!(claim(&mut world, &mut clients[1], token).code(), 0);
+        assert_eq!(world.shared.quotas.total(), 2);
+        // Both places are free as soon as the allocations are gone, not when a timer fires.
+        world.refresh(&mut clients[0], 0);
+        world.refresh(&mut clients[1], 0);
+        assert_eq!(world.shared.quotas.total(), 0);
+        assert_eq!(even(&mut world, &mut clients[2], false).code(), 0);
+        assert_eq!(even(&mut world, &mut clients[3], false).code(), 0);
+        world.refresh(&mut clients[2], 0);
+        world.refresh(&mut clients[3], 0);
+        world.pass(31.0);
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn a_failed_claim_gives_the_place_back_to_the_reservation() {
+    let mut setup = Setup::default();
+    setup.limits.allocations_per_user = 2;
+    let mut world = setup.world();
+    let mut clients = clients(&world, 3);
+    let token = even(&mut world, &mut clients[0], true)
+        .token()
+        .expect("a token");
+    world.net.fail = Some(OpenError::Exhausted);
+    assert_eq!(claim(&mut world, &mut clients[1], token).code(), 508);
+    world.net.fail = None;
+    // The reserved port still counts.
+    assert_eq!(world.shared.quotas.total(), 2);
+    assert_eq!(even(&mut world, &mut clients[2], false).code(), 486);
+    assert_eq!(claim(&mut world, &mut clients[1], token).code(), 0);
+}

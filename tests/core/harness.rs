@@ -20,6 +20,7 @@ use turnserver::proto::gate::PeerGate;
 use turnserver::proto::nonce::{NonceKey, Nonces};
 use turnserver::proto::ports::{PortLease, RelayAddresses};
 use turnserver::proto::quota::Quotas;
+use turnserver::proto::reserved::ReservedQuotas;
 use turnserver::proto::{
     DefaultFamily, Disposition, DropReason, Effect, Family, Flow, IcmpError, Limits, Mono, Now,
     OpenError, OpenSpec, OpenedRelay, Policy, REPLY_BUFFER, Relay, RelayId, ReservationToken,
@@ -230,6 +231,7 @@ impl Setup {
         let shared = Arc::new(Shared {
             nonces: Nonces::new(NonceKey::new([7; 32]), NONCE_LIFETIME),
             budget: ReplyBudget::new(self.replies, 5),
+            reserved: ReservedQuotas::new(),
             quotas: Quotas::new(),
             relays,
         });

@@ -280,3 +280,27 @@ fn bandwidth_of_sender_and_receiver_applies() {
         .count();
     assert_eq!(passed, 70);
 }
+
+#[test]
+fn a_renewal_does_not_fail_because_one_peer_has_left() {
+    let (mut world, [mut a, mut b], [_, rb]) = pair(Setup::default(), 0);
+    let elsewhere = addr("8.8.4.4:1");
+    assert_eq!(world.permit(&mut a, &[rb, elsewhere]).code(), 0);
+    world.refresh(&mut b, 0);
+    assert_eq!(
+        world.bind(&mut a, 0x4000, rb).code(),
+        403,
+        "nobody is there"
+    );
+    world.pass(100.0);
+    assert_eq!(world.permit(&mut a, &[rb, elsewhere]).code(), 0);
+    world.pass(200.0);
+    let outcome = world.send(&mut a, elsewhere, b"x");
+    assert_eq!(outcome.to_peer().0, elsewhere);
+    // It opened nothing: datagrams to the place that b left are still refused.
+    let outcome = world.send(&mut a, rb, b"x");
+    assert_eq!(outcome.drop_reason(), DropReason::PeerDenied);
+    // Once it has lapsed there is nothing to renew.
+    world.pass(101.0);
+    assert_eq!(world.permit(&mut a, &[rb, elsewhere]).code(), 403);
+}

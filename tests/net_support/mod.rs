@@ -22,6 +22,7 @@ use turnserver::proto::gate::PeerGate;
 use turnserver::proto::nonce::{NonceKey, Nonces};
 use turnserver::proto::ports::RelayAddresses;
 use turnserver::proto::quota::Quotas;
+use turnserver::proto::reserved::ReservedQuotas;
 use turnserver::proto::{DefaultFamily, Family, Limits, Policy, Relay, Shared};
 use turnserver::wire::{
     Builder, ChannelData, Class, Integrity, Key, Message, Method, PasswordAlgorithm, StreamFramer,
@@ -112,6 +113,7 @@ impl Server {
         let shared = Arc::new(Shared {
             nonces: Nonces::new(NonceKey::new([7; 32]), 600),
             budget: ReplyBudget::new(0, 1),
+            reserved: ReservedQuotas::new(),
             quotas: Quotas::new(),
             relays: Arc::clone(&relays),
         });

@@ -8,7 +8,7 @@ use crate::net::control::Command;
 use crate::net::plane::DataPlane;
 use crate::net::sys::{self, Interest};
 use crate::proto::throttle::Throttle;
-use crate::proto::{DropReason, Mono};
+use crate::proto::{Disposition, DropReason, Mono};
 use crate::wire::StreamFramer;
 
 /// Any client can make accepting fail as often as it likes.
@@ -134,7 +134,12 @@ impl<P: DataPlane> Shard<P> {
                 start,
                 alone: false,
             };
+            let waiting = matches!(answer, Disposition::Waiting);
             self.dispose(answer, Some(handled));
+            if waiting {
+                // What was sent behind an Allocate relies on its answer.
+                self.effects();
+            }
             start += frame.padded_len;
             frames += 1;
         };

@@ -224,3 +224,21 @@ fn a_source_that_proved_a_password_has_a_hundred_times_as_much_for_ten_minutes()
     budget.prove(Mono(0).plus_secs(1200), office);
     assert_eq!(answered(Mono(0).plus_secs(1799), office), 1000);
 }
+
+#[test]
+fn bindings_take_half_at_the_most() {
+    let budget = ReplyBudget::new(10, 1);
+    for (source, len) in [("192.0.2.1", 32), ("2001:db8::1", 44)] {
+        let source = ip(source);
+        let bindings = (0..1000).filter(|_| budget.admit_binding(Mono(0), source, len));
+        assert_eq!(bindings.count(), 10);
+        let rest = (0..1000).filter(|_| budget.admit(Mono(0), source, 92));
+        assert_eq!(rest.count(), (640 - 10 * len) / 92);
+    }
+    // The prefix as well.
+    let later = Mono(0).plus_secs(5);
+    let host = |i: u32| IpAddr::from(Ipv4Addr::new(198, 51, 100, i as u8));
+    let bindings = (0..10_000).filter(|i| budget.admit_binding(later, host(i % 256), 32));
+    assert_eq!(bindings.count(), 200);
+    assert!(budget.admit(later, host(1), 92));
+}

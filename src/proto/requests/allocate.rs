@@ -127,7 +127,7 @@ impl Relay {
         })?;
         if let Some(drain) = self.drain.clone() {
             if let Some(token) = wanted.token {
-                self.give_back(&token, &request.owner, quota);
+                self.shared.reserved.give_back(&token, quota);
             }
             return Err(
                 match drain.alternate(request.flow.client, request.flow.local) {
@@ -199,9 +199,7 @@ impl Relay {
         };
         let held = wanted
             .token
-            .and_then(|token| self.reservations.get_mut(&token))
-            .filter(|reservation| reservation.owner.user_id == owner.user_id)
-            .and_then(|reservation| reservation.quota.take());
+            .and_then(|token| shared.reserved.take(&token, &owner.user_id));
         let quota = match held {
             Some(quota) => quota,
             None => take()?,
@@ -213,21 +211,12 @@ impl Relay {
         Ok((quota, reserved))
     }
 
-    /// Returns a place in the quota to the reservation that it came from: its port is still held.
-    pub(super) fn give_back(&mut self, token: &ReservationToken, owner: &Owner, quota: QuotaGuard) {
-        if let Some(reservation) = self.reservations.get_mut(token)
-            && reservation.owner.user_id == owner.user_id
-        {
-            reservation.quota.get_or_insert(quota);
-        }
-    }
-
     /// Eight bytes that nobody can guess.
     fn new_token(&mut self) -> ReservationToken {
         loop {
             let mut token = [0; 8];
             self.rng.fill_bytes(&mut token);
-            if !self.reservations.contains_key(&token) {
+            if !self.shared.reserved.contains(&token) {
                 return token;
             }
         }

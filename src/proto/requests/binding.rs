@@ -43,7 +43,7 @@ impl Relay {
             (finish(builder, None)?, Outcome::SUCCESS)
         };
         let budget = &self.shared.budget;
-        if !flow.transport.is_stream() && !budget.admit(now.mono, flow.client.ip(), len) {
+        if !flow.transport.is_stream() && !budget.admit_binding(now.mono, flow.client.ip(), len) {
             self.counters.reply_suppressed();
             return Err(DropReason::ReplyBudget);
         }

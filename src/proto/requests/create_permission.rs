@@ -32,7 +32,12 @@ impl Relay {
             let relays = &self.shared.relays;
             // The port says nothing here and may be 0. Where one is named it still matters for
             // the exemption of relayed transport addresses, which is for IP and port.
+            let renewed = self.registry.live(key).is_some_and(|allocation| {
+                let held = allocation.peers.permission(now, peer.ip());
+                held.is_some_and(|reach| reach.exempt)
+            });
             let verdict = match peer.port() {
+                _ if renewed => policy.gate.judge_renewal(peer.ip(), relays),
                 0 => policy.gate.judge_permission(peer.ip(), relays),
                 _ => policy.gate.judge(peer, relays),
             };

@@ -158,7 +158,10 @@ impl Relay {
             self.counters.authentication_failed();
         }
         let source = flow.client.ip();
+        // A stale nonce is told only to whoever has the right password, in fewer bytes than the
+        // request had: nothing to gain for a forger, and a client's call depends on it.
         let admitted = flow.transport.is_stream()
+            || unproven == Unproven::Stale
             || if failure {
                 self.shared.budget.admit_failure(now.mono, source, len)
             } else {

@@ -8,7 +8,7 @@ use crate::proto::counters::{Outcome, RequestMethod};
 use crate::proto::peers::Peers;
 use crate::proto::quota::QuotaGuard;
 use crate::proto::registry::{relay_id, split};
-use crate::proto::relay::{RESERVATION_LIFETIME, Relay, Reservation};
+use crate::proto::relay::{RESERVATION_LIFETIME, Relay};
 use crate::proto::slab::Key;
 use crate::proto::types::{
     Disposition, DropReason, Effect, Mono, Now, OpenError, OpenedRelay, RelayId, ReservationToken,
@@ -93,8 +93,9 @@ impl Relay {
             };
             if openings.iter().flatten().any(gone) {
                 self.reservations.remove(&token);
+                self.shared.reserved.end(&token);
             } else {
-                self.give_back(&token, &owner, quota);
+                self.shared.reserved.give_back(&token, quota);
             }
         }
         let refusal = Refusal::Code(ErrorCode::INSUFFICIENT_CAPACITY);
@@ -141,13 +142,13 @@ impl Relay {
         let first = allocation.halves.iter().position(Option::is_some);
         if let Some(token) = rest.presented {
             self.reservations.remove(&token);
+            self.shared.reserved.end(&token);
         }
         if let Some(token) = token {
-            let reservation = Reservation {
-                owner: owner.clone(),
-                quota: rest.reserved_quota,
-            };
-            self.reservations.insert(token, reservation);
+            if let Some(place) = rest.reserved_quota {
+                self.shared.reserved.hold(token, place);
+            }
+            self.reservations.insert(token);
             self.reserve_until(now.plus_secs(RESERVATION_LIFETIME), token);
         }
         self.arm(key);
