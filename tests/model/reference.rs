@@ -191,12 +191,14 @@ impl Model {
         let reserved = self
             .reservations
             .iter()
-            .filter(|reservation| reservation.user == user);
+            .filter(|reservation| reservation.user == user && reservation.held.is_some());
         own.count() + reserved.count()
     }
 
     pub fn quota(&self) -> usize {
-        self.allocations.len() + self.reservations.len()
+        let reserved = self.reservations.iter();
+        let reserved = reserved.filter(|reservation| reservation.held.is_some());
+        self.allocations.len() + reserved.count()
     }
 
     pub fn has_room(&self, user: usize, places: usize) -> bool {

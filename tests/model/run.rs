@@ -218,6 +218,17 @@ impl Run {
         live.then_some(true)
     }
 
+    /// What the gate says to CreatePermission: a permission that the exemption opened is renewed
+    /// whatever has become of the port since.
+    fn gate_permission(&self, client: usize, peer: SocketAddr) -> Option<bool> {
+        let held = self.model.allocations.get(&client);
+        let held = held.and_then(|held| held.permission(self.now(), peer.ip()));
+        match held {
+            Some(Permission { exempt: true, .. }) => Some(true),
+            _ => self.gate(peer, false),
+        }
+    }
+
     fn step(&mut self, op: &Op) {
         match op {
             Op::Allocate {
@@ -389,7 +400,7 @@ impl Run {
         });
         let mine = claimed.is_some_and(|at| {
             let reservation = &self.model.reservations[at];
-            reservation.shard == client % 2 && reservation.user == user
+            reservation.held.is_some() && reservation.user == user
         });
         let even = match want {
             Want::Even(reserve) | Want::EvenFamily(reserve, _) | Want::DualEven(reserve) => {
@@ -646,7 +657,10 @@ impl Run {
                     .any(|peer| allocation.half(now, family(peer.ip())).is_none())
                 {
                     443
-                } else if peers.iter().any(|peer| self.gate(*peer, false).is_none()) {
+                } else if peers
+                    .iter()
+                    .any(|peer| self.gate_permission(client, *peer).is_none())
+                {
                     403
                 } else if all.len() > PERMISSIONS
                     && all.len() > allocation.live_permissions(now).len()
@@ -657,7 +671,10 @@ impl Run {
                 }
             }
         };
-        let verdicts: Vec<_> = peers.iter().map(|peer| self.gate(*peer, false)).collect();
+        let verdicts: Vec<_> = peers
+            .iter()
+            .map(|peer| self.gate_permission(client, *peer))
+            .collect();
         let (_, response) = self.request(client, wrong, Method::CREATE_PERMISSION, |b| {
             for peer in &peers {
                 b.xor_address(attr::XOR_PEER_ADDRESS, *peer);
