@@ -1,4 +1,7 @@
 //! The other end of the protocol. It imports `wire` only, never `proto`: the two ends must not
 //! share a bug.
 
+pub mod datagrams;
 pub mod probe;
+mod sys;
+pub mod turn;

@@ -1,0 +1,392 @@
+//! One thread's share of the load: its allocations, and the loop that sends and receives.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use turnserver::client::datagrams::Flushed;
+use turnserver::client::turn::{Incoming, send_indication};
+
+use super::clients::Clients;
+use super::options::{Direction, Mode, Plan};
+use super::pace::Pace;
+use super::payload::{Header, Pattern};
+use super::peers::{FIRST_TOKEN, Peers};
+use super::poll::{Poll, now};
+use super::setup::Allocations;
+use super::tally::{Arrival, Tally, Window, record};
+
+/// What all threads share.
+pub(super) struct Shared<'p> {
+    pub(super) plan: &'p Plan,
+    pub(super) pattern: Pattern,
+    /// Time zero of the time stamps.
+    pub(super) start: Instant,
+    /// Packets so far, for the progress line.
+    pub(super) sent: AtomicU64,
+    pub(super) received: AtomicU64,
+    /// Set when the run is to end early.
+    pub(super) stop: AtomicBool,
+}
+
+/// One measurement.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    /// Told apart from all others by this.
+    pub(super) tag: u32,
+    /// Packets per second of one thread.
+    pub(super) rate: f64,
+    pub(super) warm_up: Duration,
+    pub(super) duration: Duration,
+    /// No packet that is missing is expected any more after this much silence.
+    pub(super) quiet: Duration,
+}
+
+/// How long a measurement waits at the most for packets that are still on their way.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Packets sent before the sockets are looked at.
+const BURST: u64 = 64;
+/// How often refreshes are looked for.
+const KEEP: Duration = Duration::from_secs(1);
+
+const UP: usize = 0;
+const DOWN: usize = 1;
+
+/// The two flows of one allocation.
+struct Flow {
+    sequence: [u32; 2],
+    window: [Window; 2],
+    /// Where its packets come from at the peer. A NAT in front of the server may make this
+    /// another address than the relayed one, but it stays the same.
+    source: Option<std::net::SocketAddr>,
+}
+
+const IDLE: Flow = Flow {
+    sequence: [0; 2],
+    window: [Window::EMPTY, Window::EMPTY],
+    source: None,
+};
+
+pub(super) struct Worker<'s, 'p> {
+    pub(super) shared: &'s Shared<'p>,
+    clients: Clients,
+    peers: Peers,
+    poll: Poll,
+    allocations: Allocations,
+    flows: Vec<Flow>,
+    /// What is sent in turn: allocation and way.
+    turns: Vec<(u32, usize)>,
+    next_turn: usize,
+    tally: Tally,
+    ready: Vec<usize>,
+}
+
+impl<'s, 'p> Worker<'s, 'p> {
+    /// Opens the sockets of thread `index`.
+    fn open(shared: &'s Shared<'p>, index: usize) -> Result<Self, String> {
+        let plan = shared.plan;
+        // The first threads take one more when it does not come out even.
+        let (share, rest) = (plan.clients / plan.threads, plan.clients % plan.threads);
+        let count = share + usize::from(index < rest);
+        let first = share * index + rest.min(index);
+        let poll = Poll::new().map_err(|error| error.to_string())?;
+        let clients = Clients::open(plan, first, count, &poll)?;
+        let peers = Peers::open(plan, &poll)?;
+        let turns = (0..count as u32).flat_map(|flow| {
+            let ways: &[usize] = match (plan.options.pairs, plan.options.direction) {
+                (true, Direction::Up) if flow % 2 == 1 => &[],
+                (true, Direction::Down) if flow % 2 == 0 => &[],
+                (true, _) | (false, Direction::Up) => &[UP],
+                (false, Direction::Down) => &[DOWN],
+                (false, Direction::Both) => &[UP, DOWN],
+            };
+            ways.iter().map(move |&way| (flow, way))
+        });
+        Ok(Self {
+            shared,
+            clients,
+            peers,
+            poll,
+            allocations: Allocations::new(plan, first, count)?,
+            flows: std::iter::repeat_with(|| IDLE).take(count).collect(),
+            turns: turns.collect(),
+            next_turn: 0,
+            tally: Tally::new(),
+            ready: Vec::new(),
+        })
+    }
+
+    /// As [`Worker::open`], with its allocations made and, but for idle ones, their peers bound.
+    pub(super) fn prepared(shared: &'s Shared<'p>, index: usize) -> Result<Self, String> {
+        let mut worker = Self::open(shared, index)?;
+        let Self {
+            clients,
+            peers,
+            poll,
+            allocations,
+            ..
+        } = &mut worker;
+        allocations.allocate(shared.plan, clients, poll)?;
+        if shared.plan.mode != Mode::Hold {
+            allocations.bind(shared.plan, clients, peers, poll)?;
+        }
+        Ok(worker)
+    }
+
+    /// Releases the allocations.
+    pub(super) fn release(mut self) {
+        self.allocations.release(&mut self.clients, &mut self.poll);
+    }
+
+    /// Keeps the allocations, without any load.
+    pub(super) fn hold(&mut self, duration: Duration) -> Result<Tally, String> {
+        let until = now() + duration;
+        let (clients, poll) = (&mut self.clients, &mut self.poll);
+        self.allocations.hold(clients, poll, until)?;
+        Ok(Tally::new())
+    }
+
+    /// Makes one measurement.
+    pub(super) fn step(&mut self, step: Step) -> Result<Tally, String> {
+        self.flows.fill_with(|| IDLE);
+        self.next_turn = 0;
+        self.tally = Tally::new();
+        if !step.warm_up.is_zero() {
+            self.phase(step, true, step.warm_up)?;
+        }
+        let drops = self.clients.drops() + self.peers.drops();
+        self.phase(step, false, step.duration)?;
+        self.drain(step)?;
+        self.tally.own_drops = self.clients.drops() + self.peers.drops() - drops;
+        Ok(std::mem::replace(&mut self.tally, Tally::new()))
+    }
+
+    fn phase(&mut self, step: Step, warm_up: bool, duration: Duration) -> Result<(), String> {
+        let start = now();
+        let end = start + duration;
+        let mut pace = Pace::new(start, step.rate);
+        let mut keep = start + KEEP;
+        loop {
+            let at = now();
+            if at >= end || self.shared.stop.load(Relaxed) {
+                break;
+            }
+            let due = pace.take(at, BURST);
+            for _ in 0..due {
+                self.send_next(step.tag, warm_up);
+            }
+            self.flush(warm_up);
+            if at >= keep {
+                self.keep()?;
+                keep = at + KEEP;
+            }
+            let wait = match self.clients.is_stuck() {
+                true => Duration::ZERO,
+                false => pace.wait(now()).min(end - at),
+            };
+            self.receive(step.tag, wait)?;
+        }
+        if !warm_up {
+            self.tally.skipped += pace.skipped();
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, step: Step) -> Result<(), String> {
+        let start = now();
+        let mut last = start;
+        let mut seen = self.tally.all_received();
+        while self.tally.lost() > 0 || self.clients.is_stuck() {
+            self.flush(false);
+            self.receive(step.tag, Duration::from_millis(10))?;
+            let at = now();
+            if seen != self.tally.all_received() {
+                (seen, last) = (self.tally.all_received(), at);
+            }
+            if at - start > DRAIN || at - last > step.quiet {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_next(&mut self, tag: u32, warm_up: bool) {
+        let (index, way) = self.turns[self.next_turn];
+        self.next_turn += 1;
+        if self.next_turn == self.turns.len() {
+            self.next_turn = 0;
+        }
+        let local = index as usize;
+        let flow = &mut self.flows[local];
+        let header = Header {
+            tag,
+            down: way == DOWN,
+            warm_up,
+            flow: self.allocations.first as u32 + index,
+            sequence: flow.sequence[way],
+            sent: (now() - self.shared.start).as_nanos() as u64,
+        };
+        flow.sequence[way] = header.sequence.wrapping_add(1);
+        let size = self.shared.plan.size;
+        let pattern = &self.shared.pattern;
+        let far = &self.allocations.far[local];
+        if way == DOWN {
+            self.peers.send(local, &far.relayed, |room| {
+                pattern.write(&mut room[..size], &header);
+                size
+            });
+        } else if self.shared.plan.options.indications {
+            let ids = &mut self.allocations.ids;
+            let scratch = &mut self.allocations.scratch;
+            pattern.write(&mut scratch[..size], &header);
+            self.clients.send(local, |room| {
+                // 36 bytes of overhead, 48 with IPv6, and padding fit into every room.
+                send_indication(room, far.peer, &scratch[..size], ids).unwrap_or_default()
+            });
+        } else {
+            let channel = far.channel_header;
+            self.clients.send(local, |room| {
+                room[..4].copy_from_slice(&channel);
+                pattern.write(&mut room[4..4 + size], &header);
+                4 + size
+            });
+        }
+    }
+
+    fn flush(&mut self, warm_up: bool) {
+        let flushed = [self.clients.flush(), self.peers.flush()];
+        if !warm_up {
+            for (
+                way,
+                Flushed {
+                    sent,
+                    refused,
+                    error,
+                },
+            ) in flushed.into_iter().enumerate()
+            {
+                self.tally.sent[way] += sent as u64;
+                self.tally.refused += refused as u64;
+                self.tally.refusal = self.tally.refusal.or(error);
+            }
+        }
+        let sent: usize = flushed.iter().map(|flushed| flushed.sent).sum();
+        if sent > 0 {
+            self.shared.sent.fetch_add(sent as u64, Relaxed);
+        }
+    }
+
+    /// Waits for packets, at most for `timeout`, and counts them.
+    fn receive(&mut self, tag: u32, timeout: Duration) -> Result<(), String> {
+        let waited = self.poll.wait(timeout, &mut self.ready);
+        waited.map_err(|error| error.to_string())?;
+        let before = self.tally.all_received();
+        for index in 0..self.ready.len() {
+            let token = self.ready[index];
+            let mut arrivals = Arrivals {
+                shared: self.shared,
+                allocations: &self.allocations,
+                flows: &mut self.flows,
+                tally: &mut self.tally,
+                tag,
+            };
+            if token >= FIRST_TOKEN {
+                let peer = token - FIRST_TOKEN;
+                self.peers.receive(peer, |source, bytes| {
+                    arrivals.at_peer(peer, source, bytes);
+                });
+                continue;
+            }
+            let mut answers = Vec::new();
+            self.clients.receive(token, |client, bytes| {
+                if !arrivals.at_client(client, bytes) {
+                    answers.push((client, bytes.to_vec()));
+                }
+            })?;
+            for (client, bytes) in answers {
+                self.allocations.answered(client, &bytes)?;
+            }
+        }
+        let more = self.tally.all_received() - before;
+        if more > 0 {
+            self.shared.received.fetch_add(more, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Keeps the allocations alive.
+    fn keep(&mut self) -> Result<(), String> {
+        self.allocations.keep(&mut self.clients)
+    }
+}
+
+/// What counts packets while they are borrowed from the sockets.
+struct Arrivals<'a, 'p> {
+    shared: &'a Shared<'p>,
+    allocations: &'a Allocations,
+    flows: &'a mut [Flow],
+    tally: &'a mut Tally,
+    tag: u32,
+}
+
+impl Arrivals<'_, '_> {
+    /// A packet at a peer: it must be of an allocation that has this peer.
+    fn at_peer(&mut self, peer: usize, source: std::net::SocketAddr, bytes: &[u8]) {
+        let Some(header) = self.read(bytes) else {
+            return;
+        };
+        let local = (header.flow as usize).wrapping_sub(self.allocations.first);
+        let far = self.allocations.far.get(local);
+        let right = !header.down && far.is_some_and(|far| far.peer_index == peer);
+        if right && *self.flows[local].source.get_or_insert(source) == source {
+            self.count(local, UP, &header);
+        } else {
+            self.tally.corrupted += 1;
+        }
+    }
+
+    /// Data at a client: it must be of its own allocation, or of its partner's. Says whether it
+    /// was data at all.
+    fn at_client(&mut self, client: usize, bytes: &[u8]) -> bool {
+        let own = &self.allocations.far[client];
+        let (data, right) = match self.allocations.incoming(bytes) {
+            Some(Incoming::Channel(number, data)) => (data, number == own.channel),
+            Some(Incoming::Indication(peer, data)) => (data, peer == own.peer),
+            None => return false,
+        };
+        let Some(header) = self.read(data) else {
+            return true;
+        };
+        let pairs = self.shared.plan.options.pairs;
+        let from = if pairs { client ^ 1 } else { client };
+        let way = if pairs { UP } else { DOWN };
+        let meant = header.flow as usize == self.allocations.first + from;
+        if right && meant && header.down == (way == DOWN) {
+            self.count(from, way, &header);
+        } else {
+            self.tally.corrupted += 1;
+        }
+        true
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Option<Header> {
+        let header = self.shared.pattern.read(bytes, self.shared.plan.size);
+        if header.is_none() {
+            self.tally.corrupted += 1;
+        }
+        // Stragglers of an earlier measurement do not count in this one.
+        header.filter(|header| header.tag == self.tag)
+    }
+
+    fn count(&mut self, flow: usize, way: usize, header: &Header) {
+        match self.flows[flow].window[way].arrive(header.sequence) {
+            Arrival::New if header.warm_up => {}
+            Arrival::New => {
+                self.tally.received[way] += 1;
+                let at = (now() - self.shared.start).as_nanos() as u64;
+                record(&mut self.tally.latency, at.saturating_sub(header.sent));
+            }
+            Arrival::Duplicate => self.tally.duplicated += 1,
+            Arrival::TooLate => self.tally.too_late += 1,
+        }
+    }
+}
