@@ -413,6 +413,21 @@ impl Drop for Server {
     }
 }
 
+/// Pings until the server has come up, and returns what the ping said then.
+fn comes_up(ping: &[&str]) -> Option<String> {
+    (0..50).find_map(|_| {
+        let output = run(ping);
+        if output.status.success() {
+            return Some(out(&output));
+        }
+        let _ = UdpSocket::bind("127.0.0.1:0").and_then(|s| {
+            s.set_read_timeout(Some(Duration::from_millis(100)))
+                .and(s.recv(&mut [0]))
+        });
+        None
+    })
+}
+
 #[test]
 fn a_server_answers_ping_over_both_transports_and_stops_on_sigterm() {
     let port = free_port();
@@ -422,18 +437,7 @@ fn a_server_answers_ping_over_both_transports_and_stops_on_sigterm() {
         .concat();
     let file = file(&format!("{listeners}[relay]\nports = \"20000-29999\""));
     let mut server = Server::start(file.path());
-    // The timeout of a ping is long enough for the server to come up: UDP is sent again.
-    let mut up = false;
-    for _ in 0..50 {
-        up = run(&["ping", &address]).status.success();
-        if up {
-            break;
-        }
-        let _ = UdpSocket::bind("127.0.0.1:0").and_then(|s| {
-            s.set_read_timeout(Some(Duration::from_millis(100)))
-                .and(s.recv(&mut [0]))
-        });
-    }
+    let up = comes_up(&["ping", &address]).is_some();
     assert!(up, "the server did not come up");
     for transport in ["udp", "tcp"] {
         let output = run(&["ping", &address, "--transport", transport]);
@@ -457,6 +461,67 @@ fn a_server_answers_ping_over_both_transports_and_stops_on_sigterm() {
     }
     server.signal("-TERM");
     assert_eq!(server.0.wait().expect("it ends").code(), Some(0));
+}
+
+/// A health check reaches the server by an address that its certificate does not name.
+#[test]
+fn ping_over_tls_takes_any_certificate() {
+    let (tls, both) = (free_port(), free_port());
+    let certificate_lines = "certificate = \"cert.pem\"\nkey = \"key.pem\"";
+    let listeners = {
+        format!(
+            "[[listener]]\nprotocol = \"tls\"\naddress = \"127.0.0.1:{tls}\"\n\
+             {certificate_lines}\n[relay]\nports = \"20000-29999\""
+        )
+    };
+    let only = file(&listeners);
+    certificate(only.directory.path(), "turn.example.org", 2199);
+    let server = Server::start(only.path());
+    let up = comes_up(&["ping", "--config", only.path()]).is_some();
+    assert!(up, "the only listener is asked");
+    let address = format!("127.0.0.1:{tls}");
+    let output = run(&["ping", &address, "--transport", "tls"]);
+    assert!(output.status.success(), "{}", err(&output));
+    assert!(out(&output).starts_with(&format!("{address} tls: this address is seen as 127.")));
+    let output = run(&["ping", "--config", only.path(), "--transport", "udp"]);
+    assert!(err(&output).contains("no udp listener"), "{}", err(&output));
+    drop(server);
+    let output = run(&["ping", "--config", only.path()]);
+    assert!(
+        err(&output).contains("nothing listens there"),
+        "{}",
+        err(&output)
+    );
+
+    // A tcp listener with a certificate is asked by both, and udp comes first.
+    let lines = format!(
+        "[[listener]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:{both}\"\n\
+         {certificate_lines}\n[[listener]]\nprotocol = \"udp\"\naddress = \"127.0.0.1:{both}\"\n\
+         [relay]\nports = \"20000-29999\""
+    );
+    let mixed = file(&lines);
+    certificate(mixed.directory.path(), "turn.example.org", 2199);
+    let _server = Server::start(mixed.path());
+    for (transport, shown) in [(None, "udp"), (Some("tcp"), "tcp"), (Some("tls"), "tls")] {
+        let mut arguments = vec!["ping", "--config", mixed.path(), "--timeout", "5"];
+        arguments.extend(transport.iter().flat_map(|name| ["--transport", name]));
+        let answered = comes_up(&arguments).expect("it answers");
+        assert!(
+            answered.starts_with(&format!("127.0.0.1:{both} {shown}:")),
+            "{answered}"
+        );
+    }
+
+    // Something listens, and does not shake hands.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("bound").to_string();
+    let output = run(&["ping", &address, "--transport", "tls", "--timeout", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("no answer within 1 s"),
+        "{}",
+        err(&output)
+    );
 }
 
 #[test]
@@ -518,14 +583,16 @@ fn a_binding_request_is_sent_again() {
     answering.join().expect("the server's checks passed");
 }
 
-/// Without a configuration, in a network of its own with nothing but 192.0.2.10.
-#[test]
-fn the_first_run_tests_itself_and_prints_ice_servers() {
-    let script = "ip link set lo up && ip address add 192.0.2.10/24 dev lo && exec \"$0\"";
+/// Runs without a configuration, in a network of its own with nothing but 192.0.2.10 and what the
+/// script adds. Returns what it printed and what it logged.
+fn first_run(script: &str) -> (String, String) {
+    let script = format!(
+        "ip link set lo up && ip address add 192.0.2.10/24 dev lo && {script} && exec \"$0\""
+    );
     let binary = turnserver(&[]);
     let mut command = Command::new("unshare");
     command
-        .args(["--map-root-user", "--net", "sh", "-c", script])
+        .args(["--map-root-user", "--net", "sh", "-c", &script])
         .arg(binary.get_program())
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -547,7 +614,53 @@ fn the_first_run_tests_itself_and_prints_ice_servers() {
     let mut errors = String::new();
     let log = server.0.stderr.as_mut().expect("piped");
     log.read_to_string(&mut errors).expect("UTF-8");
-    let shown = lines.join("\n");
+    let status = server.0.wait().expect("it ends");
+    assert_eq!(status.code(), Some(0), "{errors}");
+    (lines.join("\n"), errors)
+}
+
+/// Where IPv6 is switched off, [::] can be bound and nothing of it be reached: that is no failure.
+#[test]
+fn the_first_run_leaves_out_what_this_machine_has_not() {
+    let (shown, errors) = first_run("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
+    assert!(
+        shown.contains("tcp 192.0.2.10:3478: Binding and"),
+        "{shown}"
+    );
+    assert!(
+        !shown.contains("FAILED") && !shown.contains("::1"),
+        "{shown}\n{errors}"
+    );
+    assert!(!shown.contains("firewall"), "{shown}");
+}
+
+/// Answers that get lost are what a firewall looks like; a refusal is not.
+#[test]
+fn the_first_run_suspects_a_firewall_only_where_nothing_answers() {
+    let without_route = |port: &str| {
+        let (shown, _) = first_run(&format!(
+            "ip rule add pref 10 lookup local && ip rule del pref 0 && \
+             ip rule add pref 5 ipproto tcp {port} 3478 prohibit"
+        ));
+        assert!(
+            shown.contains("udp 192.0.2.10:3478: Binding and"),
+            "{shown}"
+        );
+        assert!(shown.contains("tcp 192.0.2.10:3478: FAILED"), "{shown}");
+        shown
+    };
+    let lost = without_route("sport");
+    assert!(
+        lost.contains("firewall") && lost.contains("no answer"),
+        "{lost}"
+    );
+    let refused = without_route("dport");
+    assert!(!refused.contains("firewall"), "{refused}");
+}
+
+#[test]
+fn the_first_run_tests_itself_and_prints_ice_servers() {
+    let (shown, errors) = first_run("true");
     for tested in [
         "udp 192.0.2.10:3478: Binding and",
         "tcp 192.0.2.10:3478: Binding and",
@@ -575,10 +688,5 @@ fn the_first_run_tests_itself_and_prints_ice_servers() {
     assert!(
         !errors.contains(password),
         "the log does not hold the password"
-    );
-    assert_eq!(
-        server.0.wait().expect("it ends").code(),
-        Some(0),
-        "{errors}"
     );
 }

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use super::tls;
 use crate::wire::{
     Builder, Class, ErrorCode, Integrity, Key, Message, Method, PasswordAlgorithm, StreamFramer,
     TransactionId, attr,
@@ -29,6 +30,8 @@ pub enum Transport {
     Udp,
     /// A stream.
     Tcp,
+    /// A stream under TLS, whatever certificate the server has.
+    Tls,
 }
 
 impl Transport {
@@ -37,6 +40,7 @@ impl Transport {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Tls => "tls",
         }
     }
 }
@@ -101,7 +105,8 @@ impl From<io::Error> for ProbeError {
 pub struct Binding {
     /// This client's address as the server sees it.
     pub mapped: SocketAddr,
-    /// From the first request to the answer. For TCP this is after the connection was made.
+    /// From the first request to the answer. For TCP this is after the connection was made, and
+    /// for TLS it includes the handshake.
     pub rtt: Duration,
 }
 
@@ -262,6 +267,7 @@ impl Session<'_> {
 enum Socket {
     Udp(UdpSocket),
     Tcp(TcpStream),
+    Tls(Box<tls::Stream>),
 }
 
 /// A socket that knows when to give up.
@@ -287,10 +293,10 @@ impl Channel {
                 socket.connect(server)?;
                 Socket::Udp(socket)
             }
-            Transport::Tcp => {
-                let stream = TcpStream::connect_timeout(&server, left(deadline)?)?;
-                stream.set_nodelay(true)?;
-                Socket::Tcp(stream)
+            Transport::Tcp => Socket::Tcp(connect(server, deadline)?),
+            Transport::Tls => {
+                let stream = tls::over(connect(server, deadline)?, server);
+                Socket::Tls(Box::new(stream.map_err(io::Error::other)?))
             }
         };
         Ok(Self { socket, deadline })
@@ -305,8 +311,32 @@ impl Channel {
     ) -> Result<usize, ProbeError> {
         match &mut self.socket {
             Socket::Udp(socket) => ask_udp(socket, self.deadline, request, id, answer),
-            Socket::Tcp(stream) => ask_tcp(stream, self.deadline, request, id, answer),
+            Socket::Tcp(stream) => ask_stream(stream, self.deadline, request, id, answer),
+            Socket::Tls(stream) => ask_stream(&mut **stream, self.deadline, request, id, answer),
         }
+    }
+}
+
+fn connect(server: SocketAddr, deadline: Instant) -> Result<TcpStream, ProbeError> {
+    let stream = TcpStream::connect_timeout(&server, left(deadline)?)?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A stream, and the socket below it, which keeps the time.
+trait Stream: Read + Write {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for tls::Stream {
+    fn socket(&self) -> &TcpStream {
+        &self.sock
     }
 }
 
@@ -340,13 +370,15 @@ fn ask_udp(
     Err(ProbeError::Timeout)
 }
 
-fn ask_tcp(
-    stream: &mut TcpStream,
+fn ask_stream(
+    stream: &mut impl Stream,
     deadline: Instant,
     request: &[u8],
     id: TransactionId,
     answer: &mut [u8; BUFFER],
 ) -> Result<usize, ProbeError> {
+    // Writing reads as well while TLS shakes hands.
+    stream.socket().set_read_timeout(Some(left(deadline)?))?;
     stream.write_all(request)?;
     let framer = StreamFramer::new(BUFFER);
     let mut filled = 0;
@@ -362,7 +394,7 @@ fn ask_tcp(
             filled -= frame.padded_len;
             continue;
         }
-        stream.set_read_timeout(Some(left(deadline)?))?;
+        stream.socket().set_read_timeout(Some(left(deadline)?))?;
         let read = stream.read(&mut answer[filled..])?;
         if read == 0 {
             return Err(ProbeError::Protocol("the server closed the connection"));

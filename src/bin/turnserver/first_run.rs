@@ -1,6 +1,6 @@
 //! The first run: tests the server from the outside and says how to use it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) fn greet(settings: &Settings, user: &User, addresses: &[(Protocol, So
             "  {USUAL_FILE} is not used; to run by it: turnserver --config {USUAL_FILE}\n"
         ));
     }
-    let mut failures = 0;
+    let mut timed_out = false;
     for &(protocol, address) in addresses {
         let transport = match protocol {
             Protocol::Udp => Transport::Udp,
@@ -36,17 +36,20 @@ pub(crate) fn greet(settings: &Settings, user: &User, addresses: &[(Protocol, So
             // The built-in configuration has no certificate.
             Protocol::Tls => continue,
         };
-        let server = on_this_machine(settings, address);
+        let Some(server) = on_this_machine(settings, address) else {
+            // The kernel opens [::] also where IPv6 is switched off: nobody can reach it.
+            continue;
+        };
         let result = match test(server, transport, user) {
             Ok(relayed) => format!("Binding and Allocate work (relayed by {relayed})"),
             Err(error) => {
-                failures += 1;
+                timed_out |= matches!(error, ProbeError::Timeout);
                 format!("FAILED: {error}")
             }
         };
         print(&format!("  {} {server}: {result}", transport.name()));
     }
-    if failures > 0 {
+    if timed_out {
         print(&format!(
             "\nA firewall on this machine may be in the way: clients need port 3478 over UDP and \
              TCP, and UDP to the ports {}-{}.",
@@ -76,12 +79,19 @@ fn test(server: SocketAddr, transport: Transport, user: &User) -> Result<SocketA
     Ok(allocation.relayed)
 }
 
-/// A wildcard is tested by the address that clients will use, if this machine has it.
-fn on_this_machine(settings: &Settings, address: SocketAddr) -> SocketAddr {
-    let same_family = |ip: &IpAddr| ip.is_ipv4() == address.is_ipv4();
+/// A wildcard is tested by the address that clients will use, else by loopback, if this machine
+/// has either.
+fn on_this_machine(settings: &Settings, address: SocketAddr) -> Option<SocketAddr> {
+    if !address.ip().is_unspecified() {
+        return Some(address);
+    }
     let mut locals = settings.relay.addresses.iter().map(|relay| relay.local);
-    match locals.find(same_family) {
-        Some(ip) if address.ip().is_unspecified() => SocketAddr::new(ip, address.port()),
-        _ => reachable(address),
+    match locals.find(|ip| ip.is_ipv4() == address.is_ipv4()) {
+        Some(ip) => Some(SocketAddr::new(ip, address.port())),
+        None => {
+            let loopback = reachable(address);
+            let there = UdpSocket::bind((loopback.ip(), 0)).is_ok();
+            there.then_some(loopback)
+        }
     }
 }

@@ -5,21 +5,23 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use turnserver::client::probe::{self, Transport};
-use turnserver::config::{Protocol, Settings};
+use turnserver::config::{Listener, Protocol, Settings};
 
 use crate::source::Source;
 use crate::{Common, Failure};
 
 const PORT: u16 = 3478;
+const TLS_PORT: u16 = 5349;
 
 #[derive(Args)]
 pub(crate) struct Options {
     /// Name or address, with or without a port [default: a listener of --config, or
     /// 127.0.0.1:3478]
     address: Option<String>,
-    /// How to reach it
-    #[arg(long, value_enum, default_value_t = Choice::Udp)]
-    transport: Choice,
+    /// How to reach it; over TLS any certificate is taken, for this only asks whether the server
+    /// is up [default: udp, or what --config listens on]
+    #[arg(long, value_enum)]
+    transport: Option<Choice>,
     /// How long to wait; requests over UDP are sent again after 0.5, 1.5, 3.5, … seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     timeout: u64,
@@ -29,17 +31,39 @@ pub(crate) struct Options {
 enum Choice {
     Udp,
     Tcp,
+    Tls,
+}
+
+impl Choice {
+    fn transport(self) -> Transport {
+        match self {
+            Self::Udp => Transport::Udp,
+            Self::Tcp => Transport::Tcp,
+            Self::Tls => Transport::Tls,
+        }
+    }
 }
 
 pub(crate) fn run(common: &Common, options: &Options) -> Result<(), Failure> {
-    let transport = match options.transport {
-        Choice::Udp => Transport::Udp,
-        Choice::Tcp => Transport::Tcp,
-    };
-    let servers = match (&options.address, &common.config) {
-        (Some(address), _) => resolve(address)?,
-        (None, Some(_)) => vec![listener(&Source::configured(common)?.settings, transport)?],
-        (None, None) => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))],
+    let chosen = options.transport.map(Choice::transport);
+    let (servers, transport) = match (&options.address, &common.config) {
+        (None, Some(_)) => {
+            let settings = Source::configured(common)?.settings;
+            let (server, transport) = listener(&settings, chosen)?;
+            (vec![server], transport)
+        }
+        (address, _) => {
+            let transport = chosen.unwrap_or(Transport::Udp);
+            let port = match transport {
+                Transport::Udp | Transport::Tcp => PORT,
+                Transport::Tls => TLS_PORT,
+            };
+            let servers = match address {
+                Some(address) => resolve(address, port)?,
+                None => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))],
+            };
+            (servers, transport)
+        }
     };
     // A name may have addresses that the server does not listen on.
     let mut last = Ok(());
@@ -74,20 +98,20 @@ fn ask(server: SocketAddr, transport: Transport, seconds: u64) -> Result<(), Fai
 }
 
 /// `host`, `host:port`, an address, or an address and a port.
-fn resolve(text: &str) -> Result<Vec<SocketAddr>, Failure> {
+fn resolve(text: &str, default: u16) -> Result<Vec<SocketAddr>, Failure> {
     if let Ok(address) = text.parse() {
         return Ok(vec![address]);
     }
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
     if let Ok(ip) = bare.unwrap_or(text).parse::<IpAddr>() {
-        return Ok(vec![(ip, PORT).into()]);
+        return Ok(vec![(ip, default).into()]);
     }
     let found = match text.rsplit_once(':') {
         Some((host, port)) => match port.parse::<u16>() {
             Ok(port) => (host, port).to_socket_addrs(),
             Err(_) => return Err(Failure::Plain(format!("\"{port}\" is not a port"))),
         },
-        None => (text, PORT).to_socket_addrs(),
+        None => (text, default).to_socket_addrs(),
     };
     match found {
         Ok(found) => Ok(found.collect()),
@@ -95,23 +119,29 @@ fn resolve(text: &str) -> Result<Vec<SocketAddr>, Failure> {
     }
 }
 
-/// The first listener that speaks the transport; a wildcard is asked by loopback.
-fn listener(settings: &Settings, transport: Transport) -> Result<SocketAddr, Failure> {
-    let protocol = match transport {
-        Transport::Udp => Protocol::Udp,
-        Transport::Tcp => Protocol::Tcp,
+/// The first listener that speaks the transport, else the first over UDP, TCP or TLS, in this
+/// order; a wildcard is asked by loopback.
+fn listener(
+    settings: &Settings,
+    chosen: Option<Transport>,
+) -> Result<(SocketAddr, Transport), Failure> {
+    let speaks = |listener: &Listener, transport| match transport {
+        Transport::Udp => listener.protocol == Protocol::Udp,
+        Transport::Tcp => listener.protocol == Protocol::Tcp,
+        Transport::Tls => listener.certificate.is_some(),
     };
-    let mut listeners = settings.listeners.iter();
-    let found = listeners
-        .find(|listener| listener.protocol == protocol)
-        .and_then(|listener| listener.addresses.first());
-    let Some(address) = found else {
-        return Err(Failure::Plain(format!(
-            "the configuration has no {} listener",
-            protocol.name()
-        )));
-    };
-    Ok(reachable(*address))
+    let all = [Transport::Udp, Transport::Tcp, Transport::Tls];
+    for transport in chosen.map_or(all.to_vec(), |only| vec![only]) {
+        let mut listeners = settings.listeners.iter();
+        let found = listeners.find(|listener| speaks(listener, transport));
+        if let Some(address) = found.and_then(|listener| listener.addresses.first()) {
+            return Ok((reachable(*address), transport));
+        }
+    }
+    Err(Failure::Plain(format!(
+        "the configuration has no {} listener",
+        chosen.map_or("usable", Transport::name)
+    )))
 }
 
 /// Where a listener can be reached from this machine.
