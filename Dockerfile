@@ -4,7 +4,7 @@ WORKDIR /src
 COPY . .
 # Naming the target keeps the static flag away from build scripts and macros.
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
- && RUSTFLAGS="-C target-feature=+crt-static" \
+ && CARGO_PROFILE_RELEASE_STRIP=symbols RUSTFLAGS="-C target-feature=+crt-static" \
     cargo build --locked --release --bin turnserver --target "$target" \
  && cp "target/$target/release/turnserver" /turnserver
 
@@ -14,7 +14,8 @@ COPY --from=build /turnserver /turnserver
 COPY config/container.toml /etc/turnserver/stunner.toml
 USER 65534:65534
 EXPOSE 3478/udp 3478/tcp 49152-49251/udp
-# SIGTERM, as `docker stop` sends it, drains; give it time with --stop-timeout.
-HEALTHCHECK --interval=10s --timeout=5s CMD ["/turnserver", "ping", "127.0.0.1:3478"]
+# Asks a listener of the configuration, whichever is mounted there. SIGTERM, as `docker stop` sends
+# it, drains; give it time with --stop-timeout.
+HEALTHCHECK --interval=10s --timeout=5s CMD ["/turnserver", "ping", "--config", "/etc/turnserver/stunner.toml"]
 ENTRYPOINT ["/turnserver"]
 CMD ["--config", "/etc/turnserver/stunner.toml"]

@@ -406,12 +406,15 @@ fn the_commented_lines_of_the_default_file_are_the_defaults() {
 }
 
 #[test]
-fn the_production_file_loads_with_secrets_from_the_environment() {
+fn the_production_file_loads_with_secrets_from_their_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let secret = "0123456789abcdef0123456789abcdef";
+    std::fs::write(dir.path().join("secrets"), format!("{secret}\n")).expect("writable");
     let text = include_str!("../config/production.toml");
-    let settings = load_over(
-        text,
-        &env(config::ENV_SECRETS, "0123456789abcdef0123456789abcdef"),
-    );
+    let path = dir.path().join("production.toml");
+    let settings = config::load(text, &path, &Overrides::none(), &MACHINE)
+        .unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(settings.auth.secrets[0].expose(), secret);
     assert!(settings.auth.users.is_empty());
     assert_eq!(settings.certificates().len(), 1);
     assert!(
@@ -421,6 +424,13 @@ fn the_production_file_loads_with_secrets_from_the_environment() {
             .is_some_and(|address| address.ip().is_loopback())
     );
     assert_eq!(settings.log.format, config::LogFormat::Json);
+    // systemd would kill what still drains.
+    let unit = include_str!("../deploy/turnserver.service");
+    let patience = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("TimeoutStopSec="))
+        .expect("it says how long to wait");
+    assert!(patience.parse::<u64>().expect("seconds") > settings.drain.deadline.as_secs());
     assert_eq!(config::warnings(&settings), []);
 }
 

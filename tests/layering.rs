@@ -350,7 +350,7 @@ fn documents_name_what_exists() {
         let text = fs::read_to_string(root().join(document)).expect(document);
         for quoted in text.split('`').skip(1).step_by(2) {
             let (path, item) = quoted.split_once("::").unwrap_or((quoted, ""));
-            let in_tree = ["src/", "tests/", "benches/", "config/", "docs/"];
+            let in_tree = ["src/", "tests/", "benches/", "config/", "deploy/", "docs/"];
             if !in_tree.iter().any(|prefix| path.starts_with(prefix)) || path.contains('*') {
                 continue;
             }

@@ -240,6 +240,63 @@ mod commands {
         assert_eq!(output.code, 0, "{}", output.text);
     }
 
+    /// The health check asks what the configuration says, not what the image came with.
+    #[test]
+    fn the_container_is_healthy_whatever_its_configuration() {
+        let dockerfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile");
+        let dockerfile = fs::read_to_string(dockerfile).expect("readable");
+        let words = |keyword: &str| -> Vec<String> {
+            let line = dockerfile.lines().find(|line| line.starts_with(keyword));
+            let line = line.unwrap_or_else(|| panic!("no {keyword}"));
+            serde_json::from_str(&line[line.find('[').expect("a list")..]).expect("JSON")
+        };
+        let mut serve = words("ENTRYPOINT");
+        serve.extend(words("CMD"));
+        let healthy = words("HEALTHCHECK");
+
+        let namespace = Namespace::new();
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        support::write_certificate(directory.path());
+        let file = directory.path().join("stunner.toml");
+        let inside = |words: &[String]| -> Vec<String> {
+            let path = |word: &String| match word.as_str() {
+                "/turnserver" => binary().to_owned(),
+                "/etc/turnserver/stunner.toml" => file.display().to_string(),
+                other => other.to_owned(),
+            };
+            let mut line = vec![
+                "env".to_owned(),
+                "TURNSERVER_USERS=user-1:pass-1".to_owned(),
+            ];
+            line.extend(words.iter().map(path));
+            line
+        };
+        let (serve, healthy) = (inside(&serve), inside(&healthy));
+        let check = || {
+            let line: Vec<&str> = healthy.iter().map(String::as_str).collect();
+            namespace.run(&line, Duration::from_secs(10))
+        };
+        let own = "realm = \"example.org\"\n[[listener]]\nprotocol = \"tls\"\n\
+                   address = \"127.0.0.1:443\"\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n";
+        for text in [include_str!("../config/container.toml"), own] {
+            fs::write(&file, text).expect("written");
+            assert_eq!(check().code, 1, "nothing runs yet");
+            let line: Vec<&str> = serve.iter().map(String::as_str).collect();
+            let log = directory.path().join("log");
+            let mut server = namespace.start(&line, &log);
+            let up = wait_until(Duration::from_secs(15), || check().code == 0);
+            // Killing a process that has ended is an error of no interest.
+            let _ = server.kill();
+            let _ = server.wait();
+            assert!(
+                up,
+                "{}\n{}",
+                check().text,
+                fs::read_to_string(&log).unwrap_or_default()
+            );
+        }
+    }
+
     #[test]
     fn secrets_come_from_the_environment() {
         let directory = directory();
