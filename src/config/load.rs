@@ -40,7 +40,12 @@ pub fn load_file(
                 format!("cannot read {name}"),
                 super::io_reason(&error),
             )
-            .help("name the file by --config FILE; `turnserver init` writes one to start from"),
+            .help(match error.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    "make it readable for the user that turnserver runs as"
+                }
+                _ => "name the file by --config FILE; `turnserver init` writes one to start from",
+            }),
         )
     })?;
     let text = String::from_utf8(bytes).map_err(|error| {
