@@ -553,6 +553,40 @@ fn ping_fails_with_one_where_nothing_answers() {
     );
 }
 
+/// A stopped and continued process has its system calls interrupted, as under a job control shell.
+#[test]
+fn an_interrupted_ping_goes_on() {
+    for transport in ["udp", "tcp"] {
+        let silent = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let listener = TcpListener::bind(silent.local_addr().expect("bound")).expect("the same");
+        let address = listener.local_addr().expect("bound").to_string();
+        let ping = turnserver(&["ping", &address, "--transport", transport])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary was built");
+        // It waits for an answer by then.
+        let accepted = match transport {
+            "tcp" => Some(listener.accept().expect("a connection")),
+            _ => {
+                silent.recv(&mut [0; 100]).expect("a request");
+                None
+            }
+        };
+        let mut ping = Server(ping);
+        for signal in ["-STOP", "-CONT"] {
+            ping.signal(signal);
+        }
+        let mut shown = String::new();
+        let errors = ping.0.stderr.as_mut().expect("piped");
+        errors.read_to_string(&mut shown).expect("UTF-8");
+        assert!(
+            shown.contains("no answer within 2 s"),
+            "{transport}: {shown}"
+        );
+        drop(accepted);
+    }
+}
+
 /// RFC 8489 section 6.2.1: a lost request is sent again with the same transaction id, and a
 /// response to another one is not taken.
 #[test]

@@ -363,6 +363,8 @@ fn ask_udp(
                 // Not ours: a late answer to an earlier request.
                 Ok(_) => {}
                 Err(ProbeError::Timeout) => break,
+                // signal(7): a receive with a timeout is not restarted, not even after SIGCONT.
+                Err(ProbeError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
@@ -395,7 +397,10 @@ fn ask_stream(
             continue;
         }
         stream.socket().set_read_timeout(Some(left(deadline)?))?;
-        let read = stream.read(&mut answer[filled..])?;
+        let read = match stream.read(&mut answer[filled..]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
         if read == 0 {
             return Err(ProbeError::Protocol("the server closed the connection"));
         }
