@@ -1,10 +1,10 @@
 //! ChannelBind: RFC 8656 section 12.2.
 
 use super::{Answer, Request};
-use crate::proto::answer::{Refusal, finish};
+use crate::proto::answer::Refusal;
 use crate::proto::relay::Relay;
 use crate::proto::types::Mono;
-use crate::wire::{Builder, CHANNELS, Class, ErrorCode, RFC5766_CHANNELS};
+use crate::wire::{CHANNELS, ErrorCode, RFC5766_CHANNELS};
 
 impl Relay {
     pub(super) fn channel_bind(
@@ -57,15 +57,6 @@ impl Relay {
         }
         let new = peers.bind(now, number, peer, reach, &seeds);
         allocation.peers_seen = allocation.peers_seen.saturating_add(u32::from(new));
-        let message = &request.message;
-        let builder = Builder::new(
-            reply,
-            Class::Success,
-            message.method(),
-            message.transaction_id(),
-        );
-        finish(builder, Some(&request.protection))
-            .map(Answer::Success)
-            .map_err(|_| ErrorCode::SERVER_ERROR.into())
+        request.success(reply, |_| {})
     }
 }

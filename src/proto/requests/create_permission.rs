@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Answer, Request};
-use crate::proto::answer::{Refusal, finish};
+use crate::proto::answer::Refusal;
 use crate::proto::peers::Reach;
 use crate::proto::relay::Relay;
 use crate::proto::types::Mono;
-use crate::wire::{Builder, Class, ErrorCode};
+use crate::wire::ErrorCode;
 
 impl Relay {
     pub(super) fn create_permission(
@@ -56,15 +56,6 @@ impl Relay {
             let new = allocation.peers.permit(now, ip, reach, &seeds);
             allocation.peers_seen = allocation.peers_seen.saturating_add(u32::from(new));
         }
-        let message = &request.message;
-        let builder = Builder::new(
-            reply,
-            Class::Success,
-            message.method(),
-            message.transaction_id(),
-        );
-        finish(builder, Some(&request.protection))
-            .map(Answer::Success)
-            .map_err(|_| ErrorCode::SERVER_ERROR.into())
+        request.success(reply, |_| {})
     }
 }

@@ -8,7 +8,7 @@ mod opened;
 mod refresh;
 
 use super::allocation::{Owner, Protection};
-use super::answer::{KNOWN, Refusal, error};
+use super::answer::{KNOWN, Refusal, error, finish};
 use super::audit::Audit;
 use super::authenticate::{Unproven, authenticate};
 use super::counters::{Outcome, RequestMethod};
@@ -17,7 +17,7 @@ use super::peers::Reach;
 use super::relay::{Relay, is_answerable};
 use super::slab::Key;
 use super::types::{Disposition, DropReason, Flow, Mono, Now};
-use crate::wire::{Class, ErrorCode, Message, Method, ParseError, Verified};
+use crate::wire::{Builder, Class, ErrorCode, Message, Method, ParseError, Verified};
 
 /// A request of a proven user.
 struct Request<'a> {
@@ -27,6 +27,22 @@ struct Request<'a> {
     attrs: Verified<'a>,
     owner: Owner,
     protection: Protection,
+}
+
+impl Request<'_> {
+    /// Writes the success response, with the attributes that `fill` adds.
+    fn success(
+        &self,
+        reply: &mut [u8],
+        fill: impl FnOnce(&mut Builder<'_>),
+    ) -> Result<Answer, Refusal> {
+        let (method, id) = (self.message.method(), self.message.transaction_id());
+        let mut builder = Builder::new(reply, Class::Success, method, id);
+        fill(&mut builder);
+        finish(builder, Some(&self.protection))
+            .map(Answer::Success)
+            .map_err(|_| ErrorCode::SERVER_ERROR.into())
+    }
 }
 
 /// How a request went that was not refused.

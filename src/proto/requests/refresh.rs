@@ -1,11 +1,11 @@
 //! Refresh: RFC 8656 section 8.2.
 
 use super::{Answer, Request};
-use crate::proto::answer::{Refusal, finish};
+use crate::proto::answer::Refusal;
 use crate::proto::audit::EndReason;
 use crate::proto::relay::Relay;
 use crate::proto::types::{Family, Mono};
-use crate::wire::{Builder, Class, ErrorCode, attr};
+use crate::wire::{ErrorCode, attr};
 
 impl Relay {
     pub(super) fn refresh(
@@ -61,16 +61,8 @@ impl Relay {
         } else {
             self.end(now, key, EndReason::Deleted);
         }
-        let message = &request.message;
-        let mut builder = Builder::new(
-            reply,
-            Class::Success,
-            message.method(),
-            message.transaction_id(),
-        );
-        builder.u32(attr::LIFETIME, lifetime);
-        finish(builder, Some(&request.protection))
-            .map(Answer::Success)
-            .map_err(|_| ErrorCode::SERVER_ERROR.into())
+        request.success(reply, |builder| {
+            builder.u32(attr::LIFETIME, lifetime);
+        })
     }
 }
