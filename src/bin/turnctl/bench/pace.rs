@@ -5,8 +5,19 @@ use std::time::{Duration, Instant};
 /// How late a packet may be before it is skipped: longer stalls would end in a burst that no
 /// caller would send.
 const LATE: Duration = Duration::from_millis(2);
-/// A timer that is armed for less is not worth its cost at high rates.
-const NAP: Duration = Duration::from_micros(50);
+/// From this rate on, packets per second, packets are sent and taken in every tick: waking up for
+/// each of them would cost more than the packets.
+const BUSY: f64 = 20_000.0;
+const TICK: Duration = Duration::from_micros(100);
+
+/// What to do until the next packet is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// Take what comes, as it comes, for so long.
+    Wait(Duration),
+    /// Look at nothing for so long.
+    Nap(Duration),
+}
 
 /// Says how many packets are due.
 pub(super) struct Pace {
@@ -40,14 +51,13 @@ impl Pace {
         taken
     }
 
-    /// How long nothing is due.
-    pub(super) fn wait(&self, at: Instant) -> Duration {
+    /// What to do while nothing is due.
+    pub(super) fn pause(&self, at: Instant) -> Pause {
         let next = Duration::from_secs_f64((self.done + 1) as f64 / self.rate);
         let wait = (self.start + next).saturating_duration_since(at);
-        // Several packets may be due at the end of a nap; at these rates nobody minds.
-        match wait {
-            Duration::ZERO => wait,
-            wait => wait.max(NAP.min(Duration::from_secs_f64(4.0 / self.rate))),
+        match self.rate < BUSY || wait.is_zero() {
+            true => Pause::Wait(wait),
+            false => Pause::Nap(wait.max(TICK)),
         }
     }
 
@@ -69,7 +79,8 @@ mod tests {
             .map(|ms| pace.take(start + Duration::from_millis(ms), 64))
             .sum();
         assert_eq!((taken, pace.skipped()), (1000, 0));
-        assert!(pace.wait(start + Duration::from_millis(1000)) <= Duration::from_millis(1));
+        let pause = pace.pause(start + Duration::from_micros(1_000_400));
+        assert_eq!(pause, Pause::Wait(Duration::from_micros(600)));
     }
 
     #[test]
@@ -86,6 +97,6 @@ mod tests {
         }
         assert_eq!(taken + pace.skipped(), 100_000);
         assert_eq!(taken, 200, "two milliseconds' worth");
-        assert!(pace.wait(late) > Duration::ZERO);
+        assert_eq!(pace.pause(late), Pause::Nap(TICK));
     }
 }

@@ -73,3 +73,12 @@ pub(super) fn raise_file_limit() -> u64 {
 pub(super) fn now() -> Instant {
     Instant::now()
 }
+
+/// Sleeps through whatever arrives.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an even load has a clock, not an event"
+)]
+pub(super) fn sleep(duration: Duration) {
+    std::thread::sleep(duration);
+}

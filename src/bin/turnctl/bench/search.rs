@@ -9,7 +9,9 @@ const CLOSE: f64 = 1.03;
 const MOST_STEPS: usize = 40;
 /// This machine is the limit when it sends less than this part of what was asked.
 const KEPT_UP: f64 = 0.95;
-/// Loss up to this, in percent, may have been bad luck: the step is made once more.
+/// Tries at a rate when this machine fell behind; once it does, it may have been busy elsewhere.
+const TRIES: usize = 3;
+/// Loss up to this, in percent, may have been bad luck: such a step is made once more.
 const BAD_LUCK: f64 = 5.0;
 
 /// One step that was made.
@@ -64,28 +66,43 @@ pub(super) fn search(
 ) -> Result<Found, String> {
     let mut steps: Vec<Made> = Vec::new();
     let mut limited = false;
-    let mut step = |rate: f64, longer: bool, steps: &mut Vec<Made>| -> Result<bool, String> {
-        for _ in 0..2 {
+    // The best of a few tries at one rate; none when the server does not carry it.
+    let mut step = |rate: f64, longer: bool, steps: &mut Vec<Made>| {
+        let mut best: Option<Made> = None;
+        let mut failures = 0;
+        for _ in 0..TRIES {
             let made = make(rate, longer)?;
-            let passes = made.passes(max_loss);
-            let bad_luck = made.tally.loss() <= BAD_LUCK && made.tally.corrupted == 0;
-            steps.push(made);
-            if passes || !bad_luck {
-                return Ok(passes);
+            steps.push(made.clone());
+            if made.passes(max_loss) {
+                let kept_up = !made.fell_behind();
+                if best
+                    .as_ref()
+                    .is_none_or(|best| made.achieved > best.achieved)
+                {
+                    best = Some(made);
+                }
+                if kept_up {
+                    break;
+                }
+            } else {
+                failures += 1;
+                if failures == 2 || made.tally.loss() > BAD_LUCK || made.tally.corrupted > 0 {
+                    break;
+                }
             }
         }
-        Ok(false)
+        Ok::<_, String>(best)
     };
     // `low` passed and `high` did not.
     let (mut low, mut high) = (0.0, f64::INFINITY);
     let mut rate = from;
     while steps.len() < MOST_STEPS {
-        if step(rate, false, &mut steps)? {
+        if let Some(made) = step(rate, false, &mut steps)? {
             low = rate;
-            if steps.last().is_some_and(Made::fell_behind) {
+            if made.fell_behind() {
                 limited = true;
                 // More cannot be sent, and how much was is what counts.
-                low = steps.last().map_or(low, |made| made.achieved);
+                low = made.achieved;
                 break;
             }
         } else {
@@ -103,13 +120,13 @@ pub(super) fn search(
     }
     // The searching steps are short: what they found must hold for longer.
     let mut rate = low;
-    while rate > 0.0 && steps.len() < MOST_STEPS {
-        if step(rate, true, &mut steps)? {
-            break;
-        }
+    let mut best = None;
+    while rate > 0.0 && best.is_none() && steps.len() < MOST_STEPS {
+        best = step(rate, true, &mut steps)?;
         rate /= CLOSE;
     }
-    let best = steps.last().cloned().ok_or("no step was made")?;
+    let best = best.or_else(|| steps.last().cloned());
+    let best = best.ok_or("no step was made")?;
     Ok(Found {
         generator_limited: limited && best.passes(max_loss),
         best,

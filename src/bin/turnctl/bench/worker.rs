@@ -8,10 +8,10 @@ use turnserver::client::turn::{Incoming, send_indication};
 
 use super::clients::Clients;
 use super::options::{Direction, Mode, Plan};
-use super::pace::Pace;
+use super::pace::{Pace, Pause};
 use super::payload::{Header, Pattern};
 use super::peers::{FIRST_TOKEN, Peers};
-use super::poll::{Poll, now};
+use super::poll::{Poll, now, sleep};
 use super::setup::Allocations;
 use super::tally::{Arrival, Tally, Window, record};
 
@@ -179,9 +179,13 @@ impl<'s, 'p> Worker<'s, 'p> {
                 self.keep()?;
                 keep = at + KEEP;
             }
-            let wait = match self.clients.is_stuck() {
-                true => Duration::ZERO,
-                false => pace.wait(now()).min(end - at),
+            let wait = match pace.pause(now()) {
+                _ if self.clients.is_stuck() => Duration::ZERO,
+                Pause::Wait(wait) => wait.min(end - at),
+                Pause::Nap(nap) => {
+                    sleep(nap);
+                    Duration::ZERO
+                }
             };
             self.receive(step.tag, wait)?;
         }
