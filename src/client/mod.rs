@@ -4,5 +4,5 @@
 pub mod datagrams;
 pub mod probe;
 mod sys;
-mod tls;
+pub mod tls;
 pub mod turn;
