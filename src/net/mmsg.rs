@@ -18,7 +18,7 @@ use super::outbox::{Line, NONE, Queued, SEND_BATCH};
 use super::plane::{DataPlane, Event, HEAD_ROOM, Payload, SLOT_SIZE, Slot, TAIL_ROOM, leave_from};
 use super::relays::RelaySocket;
 use super::sys::{Epoll, Interest, Receiver, Sender};
-use crate::proto::{Flow, RelayId};
+use crate::proto::{Flow, Mono, RelayId};
 
 /// Slots: the most datagrams and stream reads in one batch.
 const SLOTS: usize = 64;
@@ -207,7 +207,7 @@ impl DataPlane for Mmsg {
         false
     }
 
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, timeout: Option<Duration>, _: Mono) -> io::Result<()> {
         debug_assert!(self.queue.is_empty(), "flushed before the slots are reused");
         self.used_slots = 0;
         self.due = self.pending.len();

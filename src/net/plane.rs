@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::relays::RelaySocket;
 use super::sys::{Interest, Readiness};
-use crate::proto::{Flow, IcmpError, MAX_PREFIX, Prefix, RelayId};
+use crate::proto::{Flow, IcmpError, MAX_PREFIX, Mono, Prefix, RelayId};
 
 /// A buffer that the plane owns, holding what was received until the batch is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,8 +118,8 @@ pub(super) trait DataPlane {
     fn settle(&mut self) -> bool;
 
     /// Begins a batch; sleeps until something happens, at most for `timeout`, and not at all
-    /// when more of the last round is left.
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+    /// when more of the last round is left. `now` is when the batch before began.
+    fn wait(&mut self, timeout: Option<Duration>, now: Mono) -> io::Result<()>;
 
     /// The next event of the batch; `None` when there is none or the batch is full.
     fn next(&mut self) -> Option<Event>;

@@ -118,7 +118,7 @@ impl<P: DataPlane> Shard<P> {
     /// Runs until it is told to stop.
     pub(super) fn run(mut self) -> io::Result<()> {
         loop {
-            self.plane.wait(self.timeout())?;
+            self.plane.wait(self.timeout(), self.now.mono)?;
             self.now = clock::now();
             let mut stop = false;
             for _ in 0..self.streams.pending().min(BACKLOGS) {

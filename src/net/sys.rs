@@ -107,6 +107,12 @@ pub(super) fn pin_to(cpu: usize) -> io::Result<()> {
     check(unsafe { libc::sched_setaffinity(0, mem::size_of_val(&set), &set) }).map(drop)
 }
 
+/// Lets timers of this thread's sleeps be late by so many nanoseconds at most; 50,000 is usual.
+pub(super) fn set_timer_slack(nanos: u32) -> io::Result<()> {
+    // SAFETY: no pointers are involved.
+    check(unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, libc::c_ulong::from(nanos)) }).map(drop)
+}
+
 /// Takes one connection off a listener's queue, non-blocking and close-on-exec.
 pub(super) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
     let mut name = Name::EMPTY;

@@ -11,6 +11,7 @@
 //! closing a connection's descriptor then closes the connection, which a request in the ring
 //! would keep open, and a turn costs one call more only when a stream is ready.
 
+mod pace;
 mod probe;
 mod receive;
 mod send;
@@ -27,8 +28,9 @@ use super::bind::UdpListener;
 use super::plane::{DataPlane, Event, Payload, SLOT_SIZE, Slot, leave_from};
 use super::relays::RelaySocket;
 use super::sys::uring::{HEAD, Layout, Ring, SUBMISSIONS, Wait, slot_start};
-use super::sys::{Epoll, Interest, Sender};
-use crate::proto::{Flow, MAX_PREFIX, RelayId};
+use super::sys::{self, Epoll, Interest, Sender};
+use crate::proto::{Flow, MAX_PREFIX, Mono, RelayId};
+use pace::Pace;
 pub(super) use probe::probe;
 
 const _: () = assert!(HEAD >= MAX_PREFIX);
@@ -146,6 +148,7 @@ pub(super) struct Uring {
     used_bounces: usize,
     used_replies: usize,
     failures: u64,
+    pace: Pace,
     /// What went wrong where nothing could be returned.
     broken: Option<io::Error>,
 }
@@ -185,8 +188,11 @@ impl Uring {
             used_bounces: 0,
             used_replies: 0,
             failures: 0,
+            pace: Pace::default(),
             broken: None,
         };
+        // The short waits of `Pace` would be doubled otherwise.
+        let _ = sys::set_timer_slack(1000);
         for (index, listener) in (0..).zip(&plane.listeners) {
             if !plane.ring.place(index, listener.socket.as_fd()) {
                 break;
@@ -287,7 +293,8 @@ impl DataPlane for Uring {
         any
     }
 
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, timeout: Option<Duration>, now: Mono) -> io::Result<()> {
+        self.pace.note(now, self.handed_out);
         if let Some(error) = self.broken.take() {
             return Err(error);
         }
@@ -307,7 +314,10 @@ impl DataPlane for Uring {
             && self.events.is_empty()
             && self.stopped.is_empty()
             && timeout != Some(Duration::ZERO);
-        self.enter(if idle { Wait::For(timeout) } else { Wait::Poll })?;
+        self.enter(match idle {
+            true => Wait::For(timeout, self.pace.gather()),
+            false => Wait::Poll,
+        })?;
         self.recycle();
         self.handed_out = 0;
         self.used_streams = 0;

@@ -220,7 +220,7 @@ mod tests {
     use crate::net::plane::DataPlane;
     use crate::net::relays::{RelayOpener, Reservations};
     use crate::proto::ports::RelayAddresses;
-    use crate::proto::{Family, OpenSpec};
+    use crate::proto::{Family, Mono, OpenSpec};
 
     #[test]
     fn a_long_error_queue_is_read_to_its_end() {
@@ -251,7 +251,7 @@ mod tests {
         }
         let mut seen = 0;
         for _ in 0..10 {
-            plane.wait(Some(Duration::ZERO)).expect("no sleep");
+            plane.wait(Some(Duration::ZERO), Mono(0)).expect("no sleep");
             while let Some(event) = plane.next() {
                 assert!(matches!(event, Event::Icmp { error, .. } if error.destination == closed));
                 seen += 1;

@@ -90,8 +90,18 @@ pub(in crate::net) enum Wait {
     No,
     /// Not at all, but what is there is received.
     Poll,
-    /// Until something completes, or for this long.
-    For(Option<Duration>),
+    /// Until something completes, or for this long; with a gathering time, until several things
+    /// have completed or that time is over, whichever is first.
+    For(Option<Duration>, Option<Gather>),
+}
+
+/// How to wait for several completions when they come in quick succession.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::net) struct Gather {
+    /// So many end the wait at once.
+    pub(in crate::net) count: u32,
+    /// One is enough when this time has passed since the beginning of the wait.
+    pub(in crate::net) micros: u32,
 }
 
 /// Addresses and headers of sends that wait to be submitted, by their place in the batch.
@@ -110,6 +120,8 @@ pub(in crate::net) struct Ring {
     sends: Box<Sends>,
     buffers: Buffers,
     places: u32,
+    /// Linux 6.12 and later.
+    can_gather: bool,
 }
 
 impl Ring {
@@ -135,6 +147,7 @@ impl Ring {
         if !complete {
             return Err(io::ErrorKind::Unsupported.into());
         }
+        let can_gather = params.is_feature_min_timeout();
         // A full table is an optimisation: sockets without a place work by their descriptor.
         let places = match ring.submitter().register_files_sparse(descriptors) {
             Ok(()) => descriptors,
@@ -165,6 +178,7 @@ impl Ring {
             }),
             buffers,
             places,
+            can_gather,
         })
     }
 
@@ -353,9 +367,13 @@ impl Ring {
         match wait {
             Wait::No => {}
             Wait::Poll => flags |= EnterFlags::GETEVENTS,
-            Wait::For(timeout) => {
+            Wait::For(timeout, gather) => {
                 flags |= EnterFlags::GETEVENTS;
                 want = 1;
+                if let Some(gather) = gather.filter(|_| self.can_gather) {
+                    want = gather.count;
+                    args = args.min_wait_usec(gather.micros);
+                }
                 if let Some(timeout) = timeout {
                     time = Timespec::from(timeout);
                     args = args.timespec(&time);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Uring, new_ring};
 use crate::net::bind::UdpListener;
 use crate::net::plane::{DataPlane, Event, Origin};
-use crate::proto::{Flow, Transport};
+use crate::proto::{Flow, Mono, Transport};
 
 /// Longer than a datagram takes over loopback on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ fn run() -> io::Result<()> {
     plane.reply_buffer()[0] = 42;
     plane.send_reply(&flow, 1);
     for _ in 0..4 {
-        plane.wait(Some(PATIENCE))?;
+        plane.wait(Some(PATIENCE), Mono(0))?;
         while let Some(event) = plane.next() {
             let Event::Datagram {
                 origin: Origin::Listener { .. },

@@ -192,3 +192,139 @@ impl Uring {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rand_chacha::ChaCha12Rng;
+    use rand_core::SeedableRng;
+
+    use super::*;
+    use crate::net::descriptors::Descriptors;
+    use crate::net::plane::{DataPlane, Payload};
+    use crate::net::relays::{RelayOpener, Reservations};
+    use crate::net::uring::new_ring;
+    use crate::proto::ports::RelayAddresses;
+    use crate::proto::{Family, Mono, OpenSpec};
+
+    /// A plane with one relay socket, where io_uring works.
+    fn plane() -> Option<(Uring, RelayId, SocketAddr, Arc<RelayAddresses>)> {
+        let ring = new_ring(64).ok()?;
+        let local = [127, 0, 0, 1].into();
+        let ports = RelayAddresses::new(vec![(local, local)], 20_000..=29_999);
+        let mut opener = RelayOpener::new(
+            Arc::clone(&ports),
+            Arc::new(Reservations::default()),
+            ChaCha12Rng::from_seed([2; 32]),
+            1 << 16,
+            Descriptors::new(1 << 20),
+        );
+        let family = Family::V4;
+        let socket = opener.open(OpenSpec::Any { family }).expect("opened");
+        let address = socket.opened().local;
+        let mut plane = Uring::new(ring, Vec::new()).expect("made");
+        let relay = RelayId {
+            index: 0,
+            generation: 1,
+        };
+        plane.open(relay, socket).expect("watched");
+        plane.wait(Some(Duration::ZERO), Mono(0)).expect("no sleep");
+        Some((plane, relay, address, ports))
+    }
+
+    #[test]
+    fn a_long_error_queue_is_read_to_its_end() {
+        let Some((mut plane, relay, ..)) = plane() else {
+            return;
+        };
+        let socket = plane.relay(relay).expect("open").socket.as_fd();
+        let fd = socket.try_clone_to_owned().expect("cloned");
+        let open = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let closed = open.local_addr().expect("bound");
+        drop(open);
+        let slot = plane.acquire().expect("free");
+        for _ in 0..2 * ERRORS + 5 {
+            // The error of the one before stops each send but the first, which is repeated.
+            let payload = Payload::new(slot, 0, 0..1, true);
+            assert!(plane.send_to_peer(relay, closed, false, payload));
+        }
+        let mut seen = 0;
+        for _ in 0..10 {
+            plane.wait(Some(Duration::ZERO), Mono(0)).expect("no sleep");
+            while let Some(event) = plane.next() {
+                assert!(matches!(event, Event::Icmp { error, .. } if error.destination == closed));
+                seen += 1;
+            }
+        }
+        assert!(seen > ERRORS, "only {seen}");
+        assert_eq!(plane.take_failures(), 0);
+        assert_eq!(sys::queued_error(fd.as_fd()).expect("readable"), None);
+    }
+
+    #[test]
+    fn receives_that_ran_out_of_slots_start_again() {
+        let Some((mut plane, relay, address, _)) = plane() else {
+            return;
+        };
+        let peer = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        // More than there are slots, in portions that the socket's buffer holds, and none of
+        // them is taken before the last one is sent.
+        let portions = 2 * usize::from(super::super::RELAY_SLOTS) / 32;
+        for portion in 0..portions {
+            for number in 0..32 {
+                peer.send_to(&[portion as u8, number], address)
+                    .expect("sent");
+            }
+            plane
+                .enter(crate::net::sys::uring::Wait::Poll)
+                .expect("no sleep");
+        }
+        let mut seen = 0;
+        for _ in 0..20 {
+            plane.wait(Some(Duration::ZERO), Mono(0)).expect("no sleep");
+            while let Some(event) = plane.next() {
+                let Event::Datagram {
+                    origin,
+                    slot,
+                    len: 2,
+                    ..
+                } = event
+                else {
+                    panic!("{event:?}");
+                };
+                assert_eq!(origin, Origin::Relay(relay));
+                assert_eq!(
+                    plane.slot_mut(slot)[..2],
+                    [(seen / 32) as u8, (seen % 32) as u8]
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > usize::from(super::super::RELAY_SLOTS), "only {seen}");
+        // And the socket is not left deaf.
+        peer.send_to(b"!!", address).expect("sent");
+        plane
+            .wait(Some(Duration::from_secs(5)), Mono(0))
+            .expect("waited");
+        assert!(matches!(plane.next(), Some(Event::Datagram { len: 2, .. })));
+    }
+
+    #[test]
+    fn a_closed_socket_is_silent_and_its_port_free() {
+        let Some((mut plane, relay, address, ports)) = plane() else {
+            return;
+        };
+        let peer = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        peer.send_to(b"too late", address).expect("sent");
+        plane.close(relay);
+        assert!(plane.settle(), "a receive was under way");
+        assert!(!plane.settle());
+        assert_eq!(ports.in_use(), 0);
+        UdpSocket::bind(address).expect("nothing holds the socket");
+        plane.wait(Some(Duration::ZERO), Mono(0)).expect("no sleep");
+        assert!(plane.next().is_none());
+    }
+}

@@ -35,7 +35,7 @@ impl Drop for Uring {
         while self.in_flight > 0 && stalls < 10 {
             let before = self.in_flight;
             if self
-                .enter(Wait::For(Some(Duration::from_millis(100))))
+                .enter(Wait::For(Some(Duration::from_millis(100)), None))
                 .is_err()
             {
                 break;
