@@ -381,12 +381,18 @@ fn write_tls(
         if tls.is_handshaking() || queue.is_empty() {
             return Ok(());
         }
-        let waiting = queue.waiting();
-        let record = &waiting[..waiting.len().min(READ_SIZE)];
-        let taken = tls.writer().write(record)?;
-        if taken == 0 {
-            return Err(ErrorKind::WriteZero.into());
+        // Many records in one call, but never two messages in one record: clients are about that
+        // take the first message of a record and lose the rest.
+        let mut batch = 0;
+        while batch < READ_SIZE && !queue.is_empty() {
+            let message = queue.first();
+            let record = &message[..message.len().min(READ_SIZE)];
+            let taken = tls.writer().write(record)?;
+            if taken == 0 {
+                return Err(ErrorKind::WriteZero.into());
+            }
+            queue.consume(taken);
+            batch += taken;
         }
-        queue.consume(taken);
     }
 }

@@ -35,6 +35,15 @@ impl WriteQueue {
         &self.bytes[self.head..]
     }
 
+    /// What waits of the first message.
+    pub(super) fn first(&self) -> &[u8] {
+        let left = self
+            .records
+            .front()
+            .map_or(0, |first| first.len - self.begun);
+        &self.waiting()[..left]
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.head == self.bytes.len()
     }
