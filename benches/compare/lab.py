@@ -70,6 +70,9 @@ class Lab:
             sh(f"ip link add {near} netns {self.near} type veth peer name {far} netns {self.far}")
             for name, device, host in ((self.near, near, 1), (self.far, far, 2)):
                 sh(f"ip -n {name} addr add {subnet}.{host}/24 dev {device}")
+                # A link holds 256 packets; while its receiving thread waits for its core, the
+                # others wait here, as they would in front of a network card.
+                sh(f"tc -n {name} qdisc add dev {device} root pfifo limit 10000")
                 sh(f"ip -n {name} link set {device} up")
         sh(f"ip -n {self.near} route add local {CLIENTS} dev lo")
         sh(f"ip -n {self.far} route add {CLIENTS} via 10.201.1.1")
