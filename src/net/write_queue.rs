@@ -209,4 +209,21 @@ mod tests {
         queue.shrink();
         assert!(queue.bytes.capacity() <= 4096);
     }
+
+    #[test]
+    fn the_first_message_is_told_from_those_behind_it() {
+        let mut queue = WriteQueue::default();
+        for text in ["one", "second", "3"] {
+            assert_eq!(push(&mut queue, text, false, 100), Ok(0));
+        }
+        assert_eq!(queue.first(), b"one");
+        queue.consume(2);
+        assert_eq!(queue.first(), b"e");
+        queue.consume(1);
+        assert_eq!(queue.first(), b"second");
+        queue.consume(6);
+        assert_eq!(queue.first(), b"3");
+        queue.consume(1);
+        assert!(queue.first().is_empty());
+    }
 }
