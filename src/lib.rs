@@ -6,7 +6,7 @@
 
 #[cfg(feature = "server")]
 pub mod auth;
-#[cfg(feature = "client")]
+#[cfg(feature = "punch")]
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
@@ -16,6 +16,8 @@ pub mod net;
 pub mod opaque;
 #[cfg(feature = "server")]
 pub mod ops;
+#[cfg(feature = "pairing")]
+pub mod pairing;
 pub mod proto;
 #[cfg(feature = "server")]
 pub mod server;

@@ -13,7 +13,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("opaque", &[]),
     ("auth", &["opaque", "proto", "wire"]),
     ("net", &["proto", "wire"]),
-    ("client", &["wire"]),
+    ("pairing", &[]),
+    ("signal", &["auth", "pairing", "proto", "wire"]),
+    ("client", &["pairing", "wire"]),
     ("config", &["opaque"]),
     ("ops", &["proto", "config"]),
 ];

@@ -1,8 +1,12 @@
 //! The other end of the protocol. It imports `wire` only, never `proto`: the two ends must not
 //! share a bug.
 
+#[cfg(feature = "client")]
 pub mod datagrams;
+#[cfg(feature = "client")]
 pub mod probe;
+#[cfg(feature = "client")]
 mod sys;
+#[cfg(feature = "client")]
 pub mod tls;
 pub mod turn;

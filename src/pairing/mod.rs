@@ -1,0 +1,15 @@
+//! The words of the pairing protocol, which both of its ends speak: what is derived from an
+//! `access_key`, and the messages. `docs/signalling.md` specifies it for other languages.
+//!
+//! Nothing here touches sockets or clocks.
+
+mod keys;
+mod messages;
+mod seal;
+
+pub use keys::{AccessKey, KeyError, RendezvousId, SessionId, SessionSecrets};
+pub use messages::{
+    ClientMessage, ErrorCode, IceServer, Join, MAX_BLOB, Outcome, PathKind, Protocol, Role,
+    ServerMessage,
+};
+pub use seal::{SealError, Sealed, Unsealed};
