@@ -63,7 +63,10 @@ mod start_up {
             ..server.config.clone()
         };
         let said = refused(&config.render(&server.ports), directory.path());
-        assert_says(&said, &["in use", &server.ports.plain().to_string()]);
+        assert_says(
+            &said,
+            &["could not bind", &server.ports.plain().to_string()],
+        );
         // The first one was not robbed of its clients.
         for _ in 0..20 {
             assert!(stun::binding_udp(server.udp(), Duration::from_secs(1)).is_some());
@@ -75,12 +78,28 @@ mod start_up {
         let ports = Ports::claim();
         let _udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, ports.plain())).expect("it is free");
         let said = refused(&Config::default().render(&ports), directory().path());
-        assert_says(&said, &["in use", "udp", &ports.plain().to_string()]);
+        assert_says(
+            &said,
+            &[
+                "could not bind",
+                "in use",
+                "udp",
+                &ports.plain().to_string(),
+            ],
+        );
 
         let ports = Ports::claim();
         let _tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.plain())).expect("it is free");
         let said = refused(&Config::default().render(&ports), directory().path());
-        assert_says(&said, &["in use", "tcp", &ports.plain().to_string()]);
+        assert_says(
+            &said,
+            &[
+                "could not bind",
+                "in use",
+                "tcp",
+                &ports.plain().to_string(),
+            ],
+        );
     }
 
     #[test]

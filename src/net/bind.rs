@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 
+use super::patience::Patience;
 use super::{BoundAddress, DataPath, ListenerConfig, NetConfig, Protocol, StreamLimits, sys, tls};
 
 /// How many connections wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
@@ -210,7 +211,8 @@ impl std::error::Error for BindError {
 ///
 /// The first socket of an address is bound without SO_REUSEPORT, so that an address which
 /// another server has is refused: with SO_REUSEPORT the kernel would quietly share the flows
-/// out between the two.
+/// out between the two. Up to 2 seconds are given to a server that just ended to give its
+/// addresses back.
 ///
 /// # Errors
 /// The first listener that cannot be opened, with the reason and a hint.
@@ -224,11 +226,12 @@ pub fn bind(config: NetConfig) -> Result<Bound, BindError> {
     shards.resize_with(threads, ShardSockets::default);
     let mut addresses = Vec::with_capacity(config.listeners.len());
     let mut smallest = usize::MAX;
+    let mut patience = Patience::default();
     for listener in &config.listeners {
         let mut address = listener.address;
         for (index, shard) in shards.iter_mut().enumerate() {
             let opener = Opener { listener, address };
-            let socket = opener.open(index == 0, config.receive_buffer)?;
+            let socket = opener.open_patiently(index == 0, config.receive_buffer, &mut patience)?;
             // Port 0 has become a port now, which the other shards share.
             address = opener.local(&socket)?;
             match listener.protocol {
@@ -270,6 +273,22 @@ impl Opener<'_> {
     fn error(&self, step: &'static str) -> impl FnOnce(io::Error) -> BindError {
         let (protocol, address) = (self.listener.protocol, self.listener.address);
         move |source| BindError::new(protocol, address, step, source)
+    }
+
+    fn open_patiently(
+        &self,
+        first: bool,
+        receive_buffer: usize,
+        patience: &mut Patience,
+    ) -> Result<Socket, BindError> {
+        loop {
+            match self.open(first, receive_buffer) {
+                Err(error)
+                    if error.problem == BindProblem::InUse
+                        && patience.wait(self.listener.protocol, self.address) => {}
+                opened => return opened,
+            }
+        }
     }
 
     fn open(&self, first: bool, receive_buffer: usize) -> Result<Socket, BindError> {

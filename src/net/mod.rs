@@ -15,6 +15,7 @@ mod data_path;
 mod descriptors;
 mod mmsg;
 mod outbox;
+mod patience;
 mod plane;
 mod relays;
 mod shard;

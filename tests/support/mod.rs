@@ -252,7 +252,19 @@ impl Server {
         server
     }
 
-    fn wait_until_it_answers(&mut self) {
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Starts it again once it has ended, with a new log; does not wait until it answers.
+    pub fn start_again(&mut self) {
+        self.child = spawn(self.dir.path(), &self.config.environment);
+    }
+
+    /// Waits until it answers.
+    pub fn wait_until_it_answers(&mut self) {
         let started = Instant::now();
         while stun::binding_udp(self.udp(), Duration::from_millis(100)).is_none() {
             if let Ok(Some(status)) = self.child.try_wait() {

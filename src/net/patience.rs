@@ -1,0 +1,50 @@
+//! Waiting for an address that a server which just ended still holds.
+//!
+//! The kernel takes the sockets of a killed process back when it gets around to it, those that
+//! io_uring received from a moment after the process is gone. So a server that is restarted at
+//! once may find its own addresses in use.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Protocol, clock};
+use crate::proto::Mono;
+
+/// How long all listeners together wait at most.
+const LIMIT: Duration = Duration::from_secs(2);
+/// How long between two tries.
+const STEP: Duration = Duration::from_millis(20);
+
+/// The time that is left for waiting; it starts with the first address that is in use.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    until: Option<Mono>,
+}
+
+impl Patience {
+    /// Waits a step before an address that is in use is tried again; false when the time is up.
+    pub(super) fn wait(&mut self, protocol: Protocol, address: SocketAddr) -> bool {
+        let now = clock::now().mono;
+        let until = *self.until.get_or_insert_with(|| {
+            let limit = LIMIT.as_secs();
+            tracing::info!(
+                %protocol, %address,
+                "the address is in use, perhaps by a server that just ended: trying for {limit} s"
+            );
+            now.plus_secs(limit)
+        });
+        if now >= until {
+            return false;
+        }
+        pause();
+        true
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing tells when an address becomes free"
+)]
+fn pause() {
+    std::thread::sleep(STEP);
+}
