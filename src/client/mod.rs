@@ -5,6 +5,7 @@
 pub mod datagrams;
 #[cfg(feature = "client")]
 pub mod probe;
+pub mod rendezvous;
 #[cfg(feature = "client")]
 mod sys;
 #[cfg(feature = "client")]

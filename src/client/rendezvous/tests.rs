@@ -1,0 +1,296 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::accept_async;
+
+use super::*;
+use crate::pairing::{Join, Role, SessionId};
+
+const OPTIONS: SocketOptions = SocketOptions {
+    bind: None,
+    timeout: Duration::from_secs(5),
+    roots: None,
+};
+
+async fn listener() -> (TcpListener, ServerUrl) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let url = listener.local_addr().expect("bound").to_string();
+    (listener, url.parse().expect("a URL"))
+}
+
+async fn pair() -> (Rendezvous, WebSocketStream<TcpStream>) {
+    let (listener, url) = listener().await;
+    let accepting = async {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        accept_async(stream).await.expect("a WebSocket")
+    };
+    let (client, server) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), accepting);
+    (client.expect("connected"), server)
+}
+
+fn text(message: &ServerMessage) -> Message {
+    Message::Text(serde_json::to_string(message).expect("JSON").into())
+}
+
+fn left(number: u8) -> ServerMessage {
+    let session = SessionId([number; 16]);
+    ServerMessage::PeerLeft { session }
+}
+
+#[tokio::test]
+async fn messages_pass_both_ways_and_none_is_lost_to_a_broken_wait() {
+    let (mut client, mut server) = pair().await;
+    let join = ClientMessage::Join(Join {
+        role: Role::Receiver,
+        id: None,
+        access_key: None,
+        protocol: None,
+        target_ip: None,
+        wait_s: None,
+        host: false,
+        endpoints: Vec::new(),
+    });
+    client.send(&join).await.expect("sent");
+    let got = server.next().await.expect("open").expect("a message");
+    let got: ClientMessage = serde_json::from_str(got.to_text().expect("text")).expect("JSON");
+    assert_eq!(got, join);
+    let sending = async {
+        for number in 0..100 {
+            server.send(text(&left(number))).await.expect("sent");
+            server
+                .send(Message::Ping(vec![number].into()))
+                .await
+                .expect("sent");
+        }
+        for _ in 0..100 {
+            let pong = server.next().await.expect("open").expect("a message");
+            assert!(pong.is_pong(), "{pong:?}");
+        }
+    };
+    let receiving = async {
+        let mut number = 0;
+        while number < 100 {
+            // Most of these waits are broken off at once.
+            if let Ok(message) = timeout(Duration::from_micros(1), client.next()).await {
+                assert_eq!(message.expect("open"), left(number));
+                number += 1;
+            }
+        }
+    };
+    tokio::join!(sending, receiving);
+}
+
+#[tokio::test]
+async fn what_is_queued_is_sent_before_the_connection_closes() {
+    let (mut client, mut server) = pair().await;
+    let session = SessionId([1; 16]);
+    for _ in 0..QUEUE {
+        client
+            .send(&ClientMessage::Leave { session })
+            .await
+            .expect("sent");
+    }
+    let counting = async {
+        let mut count = 0;
+        while let Some(Ok(message)) = server.next().await {
+            match message {
+                Message::Text(_) => count += 1,
+                Message::Close(_) => return count,
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("no close frame after {count}");
+    };
+    let ((), count) = tokio::join!(client.close(), counting);
+    assert_eq!(count, QUEUE);
+}
+
+#[tokio::test]
+async fn dropping_it_ends_the_connection() {
+    let (client, mut server) = pair().await;
+    drop(client);
+    let end = timeout(Duration::from_secs(5), server.next())
+        .await
+        .expect("in time");
+    assert!(!matches!(end, Some(Ok(_))), "{end:?}");
+}
+
+#[tokio::test]
+async fn one_half_can_listen_alone() {
+    let (client, mut server) = pair().await;
+    let (sender, mut receiver) = client.split();
+    drop(sender);
+    server.send(text(&left(7))).await.expect("sent");
+    assert_eq!(receiver.next().await.expect("open"), left(7));
+    server.close(None).await.expect("closed");
+    assert!(matches!(
+        receiver.next().await,
+        Err(RendezvousError::Closed)
+    ));
+    assert!(matches!(
+        receiver.next().await,
+        Err(RendezvousError::Closed)
+    ));
+}
+
+#[tokio::test]
+async fn nonsense_and_too_much_end_it() {
+    for message in [
+        Message::Text("{}".into()),
+        Message::Text("[".into()),
+        Message::Text("x".repeat(MAX_MESSAGE + 1).into()),
+    ] {
+        let (mut client, mut server) = pair().await;
+        // A server whose message is refused half-way may see its connection break.
+        let _ = server.send(message).await;
+        let error = client.next().await.expect_err("refused");
+        assert!(matches!(error, RendezvousError::Protocol(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_noticed() {
+    let (mut client, server) = pair().await;
+    tokio::time::pause();
+    let started = Instant::now();
+    let error = client.next().await.expect_err("silence");
+    assert!(matches!(error, RendezvousError::TimedOut), "{error:?}");
+    // The first ping was due before, but not long: the connection is new.
+    let silence = KEEPALIVE * (SILENT_PINGS + 1);
+    assert!(silence.abs_diff(started.elapsed()) < Duration::from_secs(5));
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_refusal_says_why() {
+    let (listener, url) = listener().await;
+    let refusing = async {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut request = [0; 2048];
+        let len = stream.read(&mut request).await.expect("a request");
+        let request = String::from_utf8_lossy(&request[..len]);
+        assert!(request.starts_with("GET /v1/ws HTTP/1.1\r\n"), "{request}");
+        let body = r#"{"type":"error","code":"too_many","message":"slow down"}"#;
+        let head = "HTTP/1.1 429 Too Many Requests\r\nContent-Length: ";
+        let answer = format!("{head}{}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await.expect("answered");
+    };
+    let (error, ()) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), refusing);
+    match error.expect_err("refused") {
+        RendezvousError::Refused {
+            status: 429,
+            code: Some(code),
+            message,
+        } => {
+            assert_eq!(code, crate::pairing::ErrorCode::TooMany);
+            assert_eq!(message, "slow down");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_given_up_in_time() {
+    let (listener, url) = listener().await;
+    let options = SocketOptions {
+        timeout: Duration::from_millis(300),
+        ..OPTIONS
+    };
+    let (error, _silent) = tokio::join!(Rendezvous::connect(&url, &options), listener.accept());
+    assert!(matches!(error, Err(RendezvousError::TimedOut)), "{error:?}");
+}
+
+#[tokio::test]
+async fn nobody_there_and_other_families_are_told_apart() {
+    let (listener, url) = listener().await;
+    let options = SocketOptions {
+        bind: Some("::1".parse().expect("an address")),
+        ..OPTIONS
+    };
+    let error = Rendezvous::connect(&url, &options)
+        .await
+        .expect_err("other family");
+    assert!(error.to_string().contains("family"), "{error}");
+    drop(listener);
+    let error = Rendezvous::connect(&url, &OPTIONS)
+        .await
+        .expect_err("closed");
+    assert!(error.to_string().contains("nothing listens"), "{error}");
+}
+
+#[tokio::test]
+async fn the_local_address_can_be_chosen_and_used_again() {
+    let (listener, url) = listener().await;
+    let options = SocketOptions {
+        bind: Some("127.0.0.2".parse().expect("an address")),
+        ..OPTIONS
+    };
+    let accepting = async {
+        let (stream, from) = listener.accept().await.expect("a connection");
+        (accept_async(stream).await.expect("a WebSocket"), from)
+    };
+    let (client, (_server, from)) = tokio::join!(Rendezvous::connect(&url, &options), accepting);
+    let client = client.expect("connected");
+    assert_eq!(from, client.local_addr());
+    assert_eq!(from.ip(), options.bind.expect("given"));
+    // A listener and a dialler, while the first connection lives.
+    let local = client.local_addr();
+    let listening = shared_tcp_socket(local).and_then(|socket| socket.listen(8));
+    let elsewhere = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let target = elsewhere.local_addr().expect("bound");
+    let dialled = shared_tcp_socket(local)
+        .expect("shared")
+        .connect(target)
+        .await;
+    assert_eq!(dialled.expect("connected").local_addr().ok(), Some(local));
+    let reached = TcpStream::connect(local).await.expect("reached");
+    let (accepted, _) = listening
+        .expect("listening")
+        .accept()
+        .await
+        .expect("accepted");
+    assert_eq!(accepted.peer_addr().ok(), reached.local_addr().ok());
+}
+
+#[cfg(feature = "client")]
+#[tokio::test]
+async fn tls_needs_the_name_and_a_trusted_root() {
+    use std::sync::Arc;
+
+    let own = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("made");
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .expect("fits");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let port = listener.local_addr().expect("bound").port();
+    let roots = Some(own.cert.pem().into_bytes());
+    for (host, roots, good) in [
+        ("localhost", roots.clone(), true),
+        ("127.0.0.1", roots, false),
+        ("localhost", None, false),
+        ("localhost", Some(b"nothing".to_vec()), false),
+    ] {
+        let url: ServerUrl = format!("https://{host}:{port}").parse().expect("a URL");
+        let options = SocketOptions {
+            bind: Some("127.0.0.1".parse().expect("an address")),
+            roots,
+            ..OPTIONS
+        };
+        let serving = async {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let stream = acceptor.accept(stream).await.ok()?;
+            accept_async(stream).await.ok()
+        };
+        let (client, server) = tokio::join!(Rendezvous::connect(&url, &options), serving);
+        match client {
+            Ok(_) => assert!(good && server.is_some(), "{host}"),
+            Err(RendezvousError::Tls(_)) => assert!(!good, "{host}"),
+            Err(other) => panic!("{host}: {other:?}"),
+        }
+    }
+}
