@@ -105,6 +105,24 @@ fn relay_to_relay(bencher: Bencher<'_, '_>) {
     client_bytes(bencher, world, &a, &bytes);
 }
 
+/// The same between the two sides of a pair, which is looked at for every datagram.
+#[divan::bench]
+fn relay_to_relay_of_a_pair(bencher: Bencher<'_, '_>) {
+    let mut world = Setup {
+        users: vec![User::paired(1, 'i'), User::paired(1, 'r')],
+        ..Setup::default()
+    }
+    .world();
+    let (i, r) = (world.setup.users[0].clone(), world.setup.users[1].clone());
+    let mut a = world.client(flow("192.0.2.1:5000"), &i);
+    let mut b = world.client(flow("192.0.2.2:5000"), &r);
+    let (ra, rb) = (world.allocate(&mut a), world.allocate(&mut b));
+    world.bind(&mut a, 0x4000, rb);
+    world.bind(&mut b, 0x4000, ra);
+    let bytes = channel_data(0x4000, &PAYLOAD);
+    client_bytes(bencher, world, &a, &bytes);
+}
+
 /// Over 10,000 allocations in turn: tables that no cache line holds for long.
 #[divan::bench(sample_size = 10_000)]
 fn channel_data_over_10_000_allocations(bencher: Bencher<'_, '_>) {

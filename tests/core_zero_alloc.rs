@@ -66,6 +66,39 @@ fn the_counter_counts() {
 }
 
 #[test]
+fn relaying_within_a_pair_never_allocates() {
+    let mut world = Setup {
+        users: vec![User::paired(1, 'i'), User::paired(1, 'r')],
+        ..Setup::default()
+    }
+    .world();
+    let (i, r) = (world.setup.users[0].clone(), world.setup.users[1].clone());
+    let mut a = world.client(flow("192.0.2.1:5000"), &i);
+    let mut b = world.client(flow("192.0.2.2:5000"), &r);
+    let (ra, rb) = (world.allocate(&mut a), world.allocate(&mut b));
+    world.bind(&mut a, 0x4000, rb);
+    world.bind(&mut b, 0x4000, ra);
+    let channel = channel_data(0x4000, &[7; 1000]);
+    let denied = a.send(addr("198.51.100.7:3478"), &[7; 1000]);
+    let (_, relay) = world.relay_of(ra);
+    let mut reply = [0; REPLY_BUFFER];
+    let (now, core) = (world.now, &mut world.shards[0]);
+    let mut relayed = 0;
+    let count = allocations(|| {
+        for _ in 0..1000 {
+            for outcome in [
+                core.handle_client(now, &a.flow, &channel, &mut reply),
+                core.handle_peer(now, relay, rb, 1000),
+                core.handle_client(now, &a.flow, &denied, &mut reply),
+            ] {
+                relayed += u32::from(matches!(outcome, Disposition::ToClient { .. }));
+            }
+        }
+    });
+    assert_eq!((count, relayed), (0, 2000));
+}
+
+#[test]
 fn relaying_never_allocates() {
     for peers in [1, 500] {
         let mut setup = Setup::default();

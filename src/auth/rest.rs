@@ -59,7 +59,7 @@ impl<'a> RestName<'a> {
 }
 
 /// Digits only: no sign, no blanks.
-fn seconds(text: &str) -> Option<u64> {
+pub(super) fn seconds(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }
@@ -102,6 +102,7 @@ impl RestSecrets {
                     username,
                     key: Arc::new(key),
                     expires: Some(parsed.expiry.saturating_add(self.options.leeway)),
+                    pair: None,
                 });
             }
         }

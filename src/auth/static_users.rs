@@ -106,6 +106,7 @@ impl StaticUsers {
             user_id: Arc::clone(&user.name),
             key: Arc::clone(key),
             expires: None,
+            pair: None,
         })
     }
 }

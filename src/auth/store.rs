@@ -5,6 +5,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use super::pairs::{PairName, PairSecrets};
 use super::rest::{RestOptions, RestSecrets};
 use super::static_users::StaticUsers;
 use crate::opaque::{OpaqueError, opaque_string};
@@ -59,12 +60,13 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// Static users and time-limited credentials of one realm.
+/// Static users, time-limited credentials and those of pairs, of one realm.
 #[derive(Debug)]
 pub struct CredentialStore {
     realm: String,
     users: StaticUsers,
     rest: RestSecrets,
+    pairs: PairSecrets,
 }
 
 impl CredentialStore {
@@ -105,7 +107,14 @@ impl CredentialStore {
             realm: realm.into_owned(),
             users,
             rest: RestSecrets::new(secrets, options),
+            pairs: PairSecrets::default(),
         })
+    }
+
+    /// The same store, which lets pairs in besides.
+    #[must_use]
+    pub fn with_pairs(self, pairs: PairSecrets) -> Self {
+        Self { pairs, ..self }
     }
 
     /// How many static users there are.
@@ -115,7 +124,7 @@ impl CredentialStore {
 
     /// Whether nobody can get in.
     pub fn is_empty(&self) -> bool {
-        self.users.is_empty() && self.rest.is_empty()
+        self.users.is_empty() && self.rest.is_empty() && self.pairs.is_empty()
     }
 }
 
@@ -125,7 +134,8 @@ impl Credentials for CredentialStore {
     }
 
     /// Every refusal costs the same: one check for the static users, and for a USERNAME one for
-    /// each shared secret, whether or not such a user exists.
+    /// each shared secret, whether or not such a user exists. A name in the form of a pair's is
+    /// one: it costs a check for each secret of pairs and is looked for nowhere else.
     fn authenticate(
         &self,
         user: UserClaim<'_>,
@@ -137,6 +147,12 @@ impl Credentials for CredentialStore {
             UserClaim::Name(name) => (userhash(name, self.realm.as_bytes()), Some(name)),
             UserClaim::Hash(hash) => (*hash, None),
         };
+        if !self.pairs.is_empty()
+            && let Some(pair) = name.and_then(PairName::parse)
+        {
+            let pairs = &self.pairs;
+            return pairs.authenticate(&pair, &self.realm, algorithm, unix, check);
+        }
         // Without static users the check would only double the cost of every request.
         if !self.users.is_empty() || self.rest.is_empty() || name.is_none() {
             let identity = self.users.authenticate(&hash, algorithm, check);
@@ -149,7 +165,7 @@ impl Credentials for CredentialStore {
     }
 
     fn supports_userhash(&self) -> bool {
-        !self.users.is_empty() && self.rest.is_empty()
+        !self.users.is_empty() && self.rest.is_empty() && self.pairs.is_empty()
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::audit::Traffic;
 use super::bucket::TokenBucket;
+use super::pairs::PairId;
 use super::peers::Peers;
 use super::quota::QuotaGuard;
 use super::types::{Family, Flow, Mono, OpenError, OpenedRelay, ReservationToken};
@@ -79,6 +80,8 @@ impl Bandwidth {
 pub(crate) struct Owner {
     pub(crate) username: Arc<str>,
     pub(crate) user_id: Arc<str>,
+    /// Whom its allocations may talk to; `None`: whomever the gate lets them.
+    pub(crate) pair: Option<PairId>,
 }
 
 /// A live allocation.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::pairs::PairId;
 use crate::wire::{Key, PasswordAlgorithm};
 
 /// How a request names its user.
@@ -24,6 +25,9 @@ pub struct Identity {
     pub key: Arc<Key>,
     /// When a time-limited credential ends (Unix seconds); the credential is valid before it.
     pub expires: Option<u64>,
+    /// The pair that the credential is bound to: its allocations talk to nobody else
+    /// ([`pairs`](super::pairs)).
+    pub pair: Option<PairId>,
 }
 
 /// Looks users up. Implementations are immutable snapshots: a reload makes a new one.

@@ -4,7 +4,9 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use super::allocation::Allocation;
 use super::peers::Reach;
+use super::policy::Shared;
 use super::registry::{relay_id, split};
 use super::relay::{Relay, is_answerable};
 use super::types::{Disposition, DropReason, Family, Flow, IcmpError, Mono, Prefix, RelayId};
@@ -16,6 +18,12 @@ use crate::wire::{
 const fn max_datagram(v4: bool) -> usize {
     // 65535 minus the UDP header, and for IPv4 minus the IP header (RFC 768, RFC 791, RFC 8200).
     if v4 { 65_507 } else { 65_527 }
+}
+
+/// Whether a relayed transport address of this server belongs to the same pair as `allocation`.
+fn of_pair(shared: &Shared, relayed: SocketAddr, allocation: &Allocation) -> bool {
+    let pair = allocation.owner.pair;
+    pair.is_some_and(|pair| shared.relays.is_of_pair(relayed, pair))
 }
 
 /// A payload on its way from a client to a peer.
@@ -152,9 +160,13 @@ impl Relay {
             .registry
             .live_mut(key)
             .ok_or(DropReason::NoAllocation)?;
-        if reach.exempt && own.is_none() {
-            // Opened only for live relayed transport addresses, which this one is not (any
-            // more).
+        // Opened only for live relayed transport addresses, which this one is not (any more); or
+        // for those of the allocation's own pair.
+        let refused = match own {
+            None => reach.exempt,
+            Some(own) => reach.scoped && !of_pair(&self.shared, own.local, allocation),
+        };
+        if refused {
             allocation.traffic.dropped += 1;
             return Err(DropReason::PeerDenied);
         }
@@ -229,7 +241,11 @@ impl Relay {
             allocation.traffic.dropped += 1;
             return Err(DropReason::NoPermission);
         };
-        if inbound.reach.exempt && !own_relay {
+        let refused = match own_relay {
+            false => inbound.reach.exempt,
+            true => inbound.reach.scoped && !of_pair(&self.shared, peer, allocation),
+        };
+        if refused {
             allocation.traffic.dropped += 1;
             return Err(DropReason::PeerDenied);
         }

@@ -21,6 +21,7 @@ pub mod credentials;
 mod data;
 pub mod gate;
 pub mod nonce;
+pub mod pairs;
 mod peers;
 mod policy;
 pub mod ports;

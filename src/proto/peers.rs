@@ -29,6 +29,9 @@ pub(crate) struct Reach {
     /// The gate opened only under the exemption for live relayed transport addresses of this
     /// server: any other port of the IP address stays closed.
     pub(crate) exempt: bool,
+    /// The allocation belongs to a pair: of the relayed transport addresses of this server only
+    /// those of the same pair are open.
+    pub(crate) scoped: bool,
 }
 
 /// A permission (RFC 8656 section 9): an IP address, any port.

@@ -7,6 +7,7 @@ use super::budget::ReplyBudget;
 use super::credentials::Credentials;
 use super::gate::PeerGate;
 use super::nonce::Nonces;
+use super::pairs::PairScopes;
 use super::ports::RelayAddresses;
 use super::quota::Quotas;
 use super::reserved::ReservedQuotas;
@@ -98,6 +99,8 @@ pub struct Shared {
     pub relays: Arc<RelayAddresses>,
     /// What reserved ports take of the quotas.
     pub reserved: ReservedQuotas,
+    /// The IP addresses that allocations of a pair may talk to.
+    pub pairs: Arc<PairScopes>,
 }
 
 /// Where a draining server sends new clients.

@@ -7,14 +7,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
+use std::sync::{Arc, OnceLock};
 
 use rand_core::Rng;
 
+use super::pairs::PairId;
 use super::types::Family;
 
 /// Ports below this are never relayed from (RFC 8656 section 7.2).
@@ -63,6 +64,9 @@ struct Pool {
     taken: Box<[AtomicU64]>,
     /// One bit a port, set while an allocation answers on it.
     live: Box<[AtomicU64]>,
+    /// For each port the pair that its allocation belongs to, 0 for none; made with the first
+    /// pair.
+    pairs: OnceLock<Box<[AtomicU64]>>,
     in_use: AtomicU32,
     live_count: AtomicU32,
 }
@@ -147,6 +151,7 @@ impl RelayAddresses {
                     .map(|word| AtomicU64::new(outside(word)))
                     .collect(),
                 live: (0..words).map(|_| AtomicU64::new(0)).collect(),
+                pairs: OnceLock::new(),
                 in_use: AtomicU32::new(0),
                 live_count: AtomicU32::new(0),
             });
@@ -239,6 +244,32 @@ impl RelayAddresses {
         self.live(local)
             .filter(|own| own.local == local)
             .map(|own| own.public)
+    }
+
+    /// Says that a live relayed transport address belongs to an allocation of a pair, by either
+    /// of its names. It is forgotten when it is no longer live.
+    pub(super) fn set_pair(&self, addr: SocketAddr, pair: PairId) {
+        let (Some(pool), Some(bit)) = (self.pool_of(addr.ip()), self.bit(addr.port())) else {
+            return;
+        };
+        let pool = &self.pools[pool];
+        let ports = pool.live.len() * 64;
+        let pairs = pool
+            .pairs
+            .get_or_init(|| (0..ports).map(|_| AtomicU64::new(0)).collect());
+        pairs[bit as usize].store(pair.to_bits(), Release);
+    }
+
+    /// Whether an address is the relayed transport address of an allocation of this pair, by
+    /// either of its names.
+    #[inline]
+    pub fn is_of_pair(&self, addr: SocketAddr, pair: PairId) -> bool {
+        let tag = || {
+            let pool = &self.pools[self.pool_of(addr.ip())?];
+            let bit = self.bit(addr.port())?;
+            Some(pool.pairs.get()?[bit as usize].load(Acquire))
+        };
+        tag() == Some(pair.to_bits())
     }
 
     /// Whether an IP is one of the relay addresses, by its local or its public name.
@@ -404,6 +435,9 @@ impl PortLease {
             }
         } else if word.fetch_and(!bit, AcqRel) & bit != 0 {
             self.pool().live_count.fetch_sub(1, Release);
+            if let Some(pairs) = self.pool().pairs.get() {
+                pairs[self.slot.bit as usize].store(0, Release);
+            }
         }
     }
 

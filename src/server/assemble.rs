@@ -10,6 +10,7 @@ use crate::net::{self, ListenerConfig, NetConfig, StreamLimits};
 use crate::proto::budget::ReplyBudget;
 use crate::proto::gate::PeerGate;
 use crate::proto::nonce::{NonceKey, Nonces};
+use crate::proto::pairs::PairScopes;
 use crate::proto::ports::RelayAddresses;
 use crate::proto::quota::Quotas;
 use crate::proto::reserved::ReservedQuotas;
@@ -45,6 +46,7 @@ pub(super) fn shared(settings: &Settings) -> io::Result<Shared> {
             u64::from_le_bytes([a, b, c, d, e, f, g, h]),
         ),
         reserved: ReservedQuotas::new(),
+        pairs: PairScopes::new(),
         quotas: Quotas::new(),
         relays: RelayAddresses::new(relays, settings.relay.ports.clone()),
     })

@@ -18,6 +18,7 @@ use turnserver::proto::counters::{Counters, Snapshot};
 use turnserver::proto::credentials::{Credentials, Identity, UserClaim};
 use turnserver::proto::gate::PeerGate;
 use turnserver::proto::nonce::{NonceKey, Nonces};
+use turnserver::proto::pairs::{PairId, PairScopes};
 use turnserver::proto::ports::{PortLease, RelayAddresses};
 use turnserver::proto::quota::Quotas;
 use turnserver::proto::reserved::ReservedQuotas;
@@ -47,6 +48,10 @@ pub fn ip(text: &str) -> IpAddr {
     text.parse().expect("an IP address")
 }
 
+pub fn pair_id(session: u8) -> PairId {
+    PairId::of_session(&[session; 16])
+}
+
 /// A user of the test server.
 #[derive(Clone)]
 pub struct User {
@@ -55,6 +60,7 @@ pub struct User {
     keys: [Arc<Key>; 2],
     hash: [u8; 32],
     expires: Option<u64>,
+    pair: Option<PairId>,
 }
 
 impl User {
@@ -73,6 +79,7 @@ impl User {
             keys: [key(PasswordAlgorithm::Md5), key(PasswordAlgorithm::Sha256)],
             hash: userhash(name.as_bytes(), REALM.as_bytes()),
             expires: None,
+            pair: None,
         }
     }
 
@@ -82,6 +89,16 @@ impl User {
             user_id: user.into(),
             expires: Some(expires),
             ..Self::new(&format!("{expires}:{user}"), password)
+        }
+    }
+
+    /// One side of the pair that `session` names.
+    pub fn paired(session: u8, side: char) -> Self {
+        let name = format!("9000000000:pair:{session}:{side}");
+        Self {
+            user_id: format!("pair:{session}:{side}").into(),
+            pair: Some(pair_id(session)),
+            ..Self::new(&name, "secret-p")
         }
     }
 
@@ -145,6 +162,7 @@ impl Credentials for Users {
             user_id: Arc::clone(&user.user_id),
             key: Arc::clone(user.key(algorithm)),
             expires: user.expires,
+            pair: user.pair,
         })
     }
 
@@ -232,6 +250,7 @@ impl Setup {
             nonces: Nonces::new(NonceKey::new([7; 32]), NONCE_LIFETIME),
             budget: ReplyBudget::new(self.replies, 5),
             reserved: ReservedQuotas::new(),
+            pairs: PairScopes::new(),
             quotas: Quotas::new(),
             relays,
         });

@@ -16,6 +16,7 @@ mod family;
 mod icmp;
 mod lifecycle;
 mod own_relays;
+mod pairs;
 mod permission;
 mod quota;
 mod refresh;

@@ -20,6 +20,7 @@ use turnserver::proto::budget::ReplyBudget;
 use turnserver::proto::counters::{Counters, Snapshot};
 use turnserver::proto::gate::PeerGate;
 use turnserver::proto::nonce::{NonceKey, Nonces};
+use turnserver::proto::pairs::PairScopes;
 use turnserver::proto::ports::RelayAddresses;
 use turnserver::proto::quota::Quotas;
 use turnserver::proto::reserved::ReservedQuotas;
@@ -114,6 +115,7 @@ impl Server {
             nonces: Nonces::new(NonceKey::new([7; 32]), 600),
             budget: ReplyBudget::new(0, 1),
             reserved: ReservedQuotas::new(),
+            pairs: PairScopes::new(),
             quotas: Quotas::new(),
             relays: Arc::clone(&relays),
         });

@@ -1,7 +1,8 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::auth::mint;
+use crate::auth::{PairMint, PairSecrets, mint};
+use crate::proto::pairs::PairId;
 use crate::wire::{Builder, Class, Integrity, Message, Method, TransactionId};
 
 const REALM: &str = "example.org";
@@ -215,6 +216,57 @@ fn an_expired_credential_is_refused_though_its_key_matches() {
     let (identity, checks) = attempt(&store, claim, MD5, T, (&name, &password));
     assert!(identity.is_none());
     assert_eq!(checks, 2);
+}
+
+#[test]
+fn a_pairs_name_resolves_with_the_pairs_secrets_only() {
+    let secrets = PairSecrets::new([&b"new"[..], b"old"], &[0; 32]);
+    let pairs = PairMint::new(&secrets);
+    let store = both().with_pairs(secrets);
+    let (name, password) = pairs.mint(T, 60, &[7; 16], true);
+    let identity = log_in(&store, T, &name, &password).expect("minted here");
+    assert_eq!(identity.pair, Some(PairId::of_session(&[7; 16])));
+    assert_eq!(identity.expires, Some(T + 60));
+    assert_eq!(&*identity.username, name);
+    assert!(identity.user_id.starts_with("pair:") && identity.user_id.ends_with(":i"));
+    // To the second, whatever leeway other credentials have.
+    assert!(log_in(&store, T + 59, &name, &password).is_some());
+    assert!(log_in(&store, T + 60, &name, &password).is_none());
+    // A server that minted with the second secret is believed, too.
+    let old = PairMint::new(&PairSecrets::new([&b"old"[..]], &[0; 32]));
+    let (name, password) = old.mint(T, 60, &[7; 16], false);
+    assert!(log_in(&store, T, &name, &password).is_some());
+    // The shared secret itself makes no credentials of pairs, also not with a user's name.
+    let forged = crate::wire::rest_password(b"new", name.as_bytes(), false);
+    assert!(log_in(&store, T, &name, &forged).is_none());
+    let claim = UserClaim::Name(name.as_bytes());
+    let (identity, checks) = attempt(&store, claim, MD5, T, (&name, "wrong"));
+    assert!(identity.is_none());
+    assert_eq!(checks, 2, "one for each secret of pairs");
+    // And those of pairs make no others.
+    let (ordinary, _) = mint(Some("a"), 60, b"new", T, false);
+    assert!(log_in(&store, T, &ordinary, &password).is_none());
+    let identity = log_in(&store, T, "user-1", "pass-1").expect("a static user");
+    assert_eq!(identity.pair, None);
+}
+
+#[test]
+fn pairs_alone_are_no_open_relay_and_are_not_found_by_userhash() {
+    let secrets = PairSecrets::new([], &[5; 32]);
+    let pairs = PairMint::new(&secrets);
+    let empty = store(&[], &[], RestOptions::default());
+    assert!(empty.is_empty());
+    let store = empty.with_pairs(secrets.clone());
+    assert!(!store.is_empty());
+    let (name, password) = pairs.mint(T, 60, &[7; 16], true);
+    assert!(log_in(&store, T, &name, &password).is_some());
+    for name in ["", "anybody", "1900000000", "1900000000:a"] {
+        assert!(log_in(&store, T, name, &password).is_none(), "{name}");
+    }
+    assert!(!store.supports_userhash());
+    let users = self::store(&[("a", "pass-a")], &[], RestOptions::default());
+    assert!(users.supports_userhash());
+    assert!(!users.with_pairs(secrets).supports_userhash());
 }
 
 #[test]

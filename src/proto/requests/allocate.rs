@@ -6,6 +6,7 @@ use super::{Answer, Request};
 use crate::proto::allocation::{Allocation, Entry, Opening, Origin, Owner, Pending, Protection};
 use crate::proto::answer::{Refusal, finish};
 use crate::proto::audit::Audit;
+use crate::proto::pairs::ALLOCATIONS_PER_SIDE;
 use crate::proto::policy::{DefaultFamily, Policy};
 use crate::proto::quota::QuotaGuard;
 use crate::proto::registry::relay_id;
@@ -119,6 +120,11 @@ impl Relay {
         let wanted = Wanted::read(&request.attrs, &request.flow, &self.policy, |family| {
             relays.has_family(family)
         })?;
+        // A reservation outlives its allocation and is found by its token: nothing that is bound
+        // to a pair.
+        if request.owner.pair.is_some() && (wanted.token.is_some() || wanted.even == Some(true)) {
+            return Err(ErrorCode::INSUFFICIENT_CAPACITY.into());
+        }
         // 486 (RFC 8656 section 7.2), then 300 or 508 while draining. Running out of ports or a
         // token that nobody holds shows when the sockets are opened, and is 508 then.
         let (quota, reserved_quota) = self.take_quota(&request.owner, &wanted).map_err(|code| {
@@ -187,14 +193,15 @@ impl Relay {
         wanted: &Wanted,
     ) -> Result<(QuotaGuard, Option<QuotaGuard>), ErrorCode> {
         let (shared, limits) = (&self.shared, &self.policy.limits);
+        let per_user = match (owner.pair, limits.allocations_per_user) {
+            (Some(_), 0) => ALLOCATIONS_PER_SIDE,
+            (Some(_), limit) => limit.min(ALLOCATIONS_PER_SIDE),
+            (None, limit) => limit,
+        };
         let take = || {
             shared
                 .quotas
-                .take(
-                    &owner.user_id,
-                    limits.allocations_per_user,
-                    limits.allocations,
-                )
+                .take(&owner.user_id, per_user, limits.allocations)
                 .map_err(|_| ErrorCode::QUOTA_REACHED)
         };
         let held = wanted

@@ -39,7 +39,7 @@ impl Relay {
         }
         self.check_family(now, key, peer)?;
         let verdict = self.policy.gate.judge(peer, &self.shared.relays);
-        let reach = self.reach(request, peer, verdict)?;
+        let reach = self.reach(request, peer, verdict, false)?;
         let seeds = self.registry.seeds().clone();
         let limits = &self.policy.limits;
         let (channels, permissions) = (

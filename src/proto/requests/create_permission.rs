@@ -41,7 +41,7 @@ impl Relay {
                 0 => policy.gate.judge_permission(peer.ip(), relays),
                 _ => policy.gate.judge(peer, relays),
             };
-            installs.push((peer.ip(), self.reach(request, peer, verdict)?));
+            installs.push((peer.ip(), self.reach(request, peer, verdict, renewed)?));
         }
         let ips: Vec<IpAddr> = installs.iter().map(|(ip, _)| *ip).collect();
         let seeds = self.registry.seeds().clone();

@@ -7,12 +7,15 @@ mod create_permission;
 mod opened;
 mod refresh;
 
+use std::net::SocketAddr;
+
 use super::allocation::{Owner, Protection};
 use super::answer::{KNOWN, Refusal, error, finish};
 use super::audit::Audit;
 use super::authenticate::{Unproven, authenticate};
 use super::counters::{Outcome, RequestMethod};
 use super::gate::Verdict;
+use super::pairs::PairId;
 use super::peers::Reach;
 use super::relay::{Relay, is_answerable};
 use super::slab::Key;
@@ -93,6 +96,7 @@ impl Relay {
                     owner: Owner {
                         username: proven.identity.username,
                         user_id: proven.identity.user_id,
+                        pair: proven.identity.pair,
                     },
                     protection: Protection {
                         key: proven.identity.key,
@@ -218,31 +222,47 @@ impl Relay {
         Ok(key)
     }
 
-    /// What the gate says about a peer; 403 and a line for the log when it refuses
+    /// What the gate and the scope of a pair say about a peer; 403 and a line for the log when it refuses
     /// (RFC 8656 sections 10.2 and 12.2).
     fn reach(
         &mut self,
         request: &Request<'_>,
-        peer: std::net::SocketAddr,
+        peer: SocketAddr,
         verdict: Verdict,
+        renewed: bool,
     ) -> Result<Reach, Refusal> {
-        if verdict.is_denied() {
+        let scope = match request.owner.pair {
+            None => Some(false),
+            Some(pair) => self.pair_reach(pair, peer, renewed),
+        };
+        let (false, Some(own_only)) = (verdict.is_denied(), scope) else {
             self.audit(Audit::PeerRefused {
                 flow: request.flow,
                 username: request.owner.username.clone(),
                 peer,
             });
             return Err(ErrorCode::FORBIDDEN.into());
-        }
+        };
         Ok(Reach {
             ours: self.shared.relays.is_own_ip(peer.ip()),
-            exempt: verdict == Verdict::OwnRelay,
+            exempt: verdict == Verdict::OwnRelay || own_only,
+            scoped: request.owner.pair.is_some(),
         })
+    }
+
+    /// Whether a peer is within the scope of a pair: `None` when it is not, else whether only as
+    /// a relayed transport address of the pair. `renewed` as in
+    /// [`PeerGate::judge_renewal`](super::gate::PeerGate::judge_renewal).
+    fn pair_reach(&self, pair: PairId, peer: SocketAddr, renewed: bool) -> Option<bool> {
+        if self.shared.pairs.allows(pair, peer.ip()) {
+            return Some(false);
+        }
+        (renewed || self.shared.relays.is_of_pair(peer, pair)).then_some(true)
     }
 
     /// The relayed transport address for a peer's family: 443 without one (RFC 8656 sections
     /// 10.2 and 12.2).
-    fn check_family(&self, now: Mono, key: Key, peer: std::net::SocketAddr) -> Result<(), Refusal> {
+    fn check_family(&self, now: Mono, key: Key, peer: SocketAddr) -> Result<(), Refusal> {
         let family = super::types::Family::of(&peer.ip());
         self.registry
             .live(key)

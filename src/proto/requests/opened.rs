@@ -139,6 +139,11 @@ impl Relay {
             allocation.origin.token,
         );
         let relayed = allocation.relayed();
+        if let Some(pair) = owner.pair {
+            for half in allocation.halves.iter().flatten() {
+                self.shared.relays.set_pair(half.local, pair);
+            }
+        }
         let first = allocation.halves.iter().position(Option::is_some);
         if let Some(token) = rest.presented {
             self.reservations.remove(&token);

@@ -1,0 +1,205 @@
+//! Credentials that are bound to a pair of devices, which the pairing endpoint hands out: user
+//! names `EXPIRY:pair:SESSION:i` (initiator) and `EXPIRY:pair:SESSION:r` (receiver), SESSION
+//! being the 16 bytes of the session in base64url. The password is made as for other
+//! time-limited credentials, with HMAC-SHA1, from a secret of its own, so that nobody who may
+//! mint one kind can mint the other.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use super::rest::seconds;
+use crate::proto::credentials::Identity;
+use crate::proto::pairs::PairId;
+use crate::wire::{Key, PasswordAlgorithm, rest_password};
+
+/// Keeps what is derived here apart from all else that a shared secret is used for.
+const SALT: &[u8] = b"turnserver pair credentials v1";
+
+type Secret = Zeroizing<[u8; 32]>;
+
+/// The secrets that credentials of pairs are made from. All are accepted, the first one mints.
+#[derive(Clone, Default)]
+pub struct PairSecrets(Vec<Secret>);
+
+impl fmt::Debug for PairSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PairSecrets({})", self.0.len())
+    }
+}
+
+impl PairSecrets {
+    /// Derived from the shared secrets of time-limited credentials, so that servers which share
+    /// those accept each other's pairs; without any, `random` itself.
+    pub fn new<'a>(shared: impl IntoIterator<Item = &'a [u8]>, random: &[u8; 32]) -> Self {
+        let derive = |secret: &[u8]| {
+            let mut out = Secret::default();
+            Hkdf::<Sha256>::new(Some(SALT), secret)
+                .expand(b"", &mut *out)
+                .expect("fewer than 255 blocks");
+            out
+        };
+        let mut secrets: Vec<Secret> = shared.into_iter().map(derive).collect();
+        if secrets.is_empty() {
+            secrets.push(Secret::new(*random));
+        }
+        Self(secrets)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Tries the key that each secret gives for `name`. An expired name costs the same.
+    pub(super) fn authenticate(
+        &self,
+        name: &PairName<'_>,
+        realm: &str,
+        algorithm: PasswordAlgorithm,
+        unix: u64,
+        check: &mut dyn FnMut(&Key) -> bool,
+    ) -> Option<Identity> {
+        for secret in &self.0 {
+            let user = name.text.as_bytes();
+            let password = Zeroizing::new(rest_password(&**secret, user, false));
+            let key = Key::long_term(algorithm, user, realm.as_bytes(), password.as_bytes());
+            if check(&key) && unix < name.expiry {
+                return Some(Identity {
+                    username: name.text.into(),
+                    user_id: name.user.into(),
+                    key: Arc::new(key),
+                    expires: Some(name.expiry),
+                    pair: Some(PairId::of_session(&name.session)),
+                });
+            }
+        }
+        None
+    }
+}
+
+/// A user name of one side of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PairName<'a> {
+    text: &'a str,
+    /// Unix time in seconds.
+    expiry: u64,
+    /// What quotas count: all behind the expiry.
+    user: &'a str,
+    session: [u8; 16],
+}
+
+impl<'a> PairName<'a> {
+    /// Reads the one form there is; anything else is no name of a pair.
+    pub(super) fn parse(name: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(name).ok()?;
+        let (expiry, user) = text.split_once(':')?;
+        let (session, side) = user.strip_prefix("pair:")?.split_once(':')?;
+        if !matches!(side, "i" | "r") {
+            return None;
+        }
+        Some(Self {
+            text,
+            expiry: seconds(expiry)?,
+            user,
+            session: URL_SAFE_NO_PAD.decode(session).ok()?.try_into().ok()?,
+        })
+    }
+}
+
+/// Makes credentials of pairs. One for the process; a reload replaces its secret.
+pub struct PairMint(RwLock<Secret>);
+
+impl fmt::Debug for PairMint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PairMint(…)")
+    }
+}
+
+impl PairMint {
+    /// A mint whose credentials a store with these secrets accepts.
+    pub fn new(secrets: &PairSecrets) -> Arc<Self> {
+        let mint = Self(RwLock::default());
+        mint.replace(secrets);
+        Arc::new(mint)
+    }
+
+    /// Mints with other secrets from now on.
+    pub fn replace(&self, secrets: &PairSecrets) {
+        if let Some(first) = secrets.0.first() {
+            self.0
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone_from(first);
+        }
+    }
+
+    /// A user name and password of one side of a session, valid for `ttl_s` seconds from the
+    /// Unix time `unix_now`.
+    pub fn mint(
+        &self,
+        unix_now: u64,
+        ttl_s: u64,
+        session: &[u8; 16],
+        initiator: bool,
+    ) -> (String, String) {
+        let username = format!(
+            "{}:pair:{}:{}",
+            unix_now.saturating_add(ttl_s),
+            URL_SAFE_NO_PAD.encode(session),
+            if initiator { 'i' } else { 'r' }
+        );
+        let secret = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let password = rest_password(&**secret, username.as_bytes(), false);
+        (username, password)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_one_form_of_a_name() {
+        let session = URL_SAFE_NO_PAD.encode([7; 16]);
+        let name = format!("1700000000:pair:{session}:i");
+        let parsed = PairName::parse(name.as_bytes()).expect("a pair's name");
+        assert_eq!((parsed.expiry, parsed.session), (1_700_000_000, [7; 16]));
+        assert_eq!(parsed.user, format!("pair:{session}:i"));
+        for other in [
+            format!("pair:{session}:i:1700000000"),
+            format!("1700000000:pair:{session}:x"),
+            format!("1700000000:pair:{session}:ir"),
+            format!("1700000000:pair:{session}"),
+            format!("1700000000:pair:{session}A:r"),
+            format!("1700000000:pair:{}:r", &session[1..]),
+            format!("+1700000000:pair:{session}:r"),
+            format!("1700000000:Pair:{session}:r"),
+            "1700000000:alice".into(),
+        ] {
+            assert_eq!(PairName::parse(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn secrets_differ_from_what_they_are_derived_from_and_show_nothing() {
+        let shared: [&[u8]; 2] = [b"north", b"south"];
+        let secrets = PairSecrets::new(shared, &[9; 32]);
+        assert_eq!(secrets.0.len(), 2);
+        assert_ne!(*secrets.0[0], *secrets.0[1]);
+        let mint = PairMint::new(&secrets);
+        let (name, password) = mint.mint(1_700_000_000, 60, &[7; 16], false);
+        assert!(name.starts_with("1700000060:pair:") && name.ends_with(":r"));
+        assert_ne!(password, rest_password(b"north", name.as_bytes(), false));
+        let random = PairSecrets::new([], &[9; 32]);
+        assert_eq!(*random.0[0], [9; 32]);
+        mint.replace(&random);
+        let (_, other) = mint.mint(1_700_000_000, 60, &[7; 16], false);
+        assert_ne!(password, other);
+        assert!(!format!("{mint:?} {random:?}").contains('9'));
+    }
+}
