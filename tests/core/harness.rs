@@ -6,10 +6,11 @@
     reason = "several test binaries include it, each uses its own part"
 )]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ahash::RandomState;
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;
 use turnserver::proto::audit::Audit;
@@ -109,7 +110,7 @@ impl User {
 
 /// The credentials of the test server.
 pub struct Users {
-    users: HashMap<Arc<str>, User>,
+    users: BTreeMap<Arc<str>, User>,
     dummy: Key,
     userhash: bool,
 }
@@ -281,7 +282,7 @@ impl Setup {
             shared,
             counters,
             net: FakeNet {
-                leases: HashMap::new(),
+                leases: HashMap::with_hasher(RandomState::with_seeds(1, 2, 3, 4)),
                 held: HashMap::new(),
                 rng: ChaCha12Rng::from_seed([9; 32]),
                 fail: None,
@@ -296,9 +297,10 @@ impl Setup {
     }
 }
 
-/// The driver's half: relay sockets, of which only the leases are real.
+/// The driver's half: relay sockets, of which only the leases are real. Its seeds are fixed, so
+/// that every run costs the same.
 pub struct FakeNet {
-    pub leases: HashMap<(usize, RelayId), PortLease>,
+    pub leases: HashMap<(usize, RelayId), PortLease, RandomState>,
     pub held: HashMap<ReservationToken, PortLease>,
     rng: ChaCha12Rng,
     /// Fail every open with this.
