@@ -1,0 +1,256 @@
+"""Two hosts, each behind a NAT of a kind, and a public server, in network namespaces.
+
+                      server 60.0.0.1, 60.0.0.2
+                                  |
+    a --- [NAT] --- west ------ middle ------ east --- [NAT] --- b
+         61.0.0.2                                     62.0.0.2
+
+Three routers between the NATs, so that a packet with a low TTL has a hop to die on. Both hosts are
+192.168.1.2 behind their NAT, as in two homes with the same router: an address from inside must
+never be mistaken for one outside. IPv6 is there when a kind speaks only that; the other host then
+has it too, next to its own kind of IPv4 and behind a firewall of the same sort, or no path between
+the two could exist.
+
+The addresses are ordinary public ones, which the server relays to as it stands; no packet leaves
+the namespaces, which no device connects to the machine.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+
+SERVER, SERVER_2 = "60.0.0.1", "60.0.0.2"
+SERVER_6, SERVER_6_2 = "2600:60::1", "2600:60::2"
+INSIDE = "192.168.1.2"
+SIDES = {"a": 61, "b": 62}
+
+ENTERED = "TURNSERVER_LAB"
+
+
+def enter():
+    """Runs the calling script again in namespaces of its own: network, mounts, processes.
+
+    All that is made there ends with this process, however it ends, and two runs never meet. Whoever
+    is not root becomes it there.
+    """
+    if os.environ.get(ENTERED):
+        # The names of namespaces: a directory that only this process and its children see.
+        sh("mount -t tmpfs lab /run")
+        return
+    command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.getuid() != 0:
+        command += ["--user", "--map-root-user"]
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    child = subprocess.Popen(
+        command + [sys.executable] + sys.argv,
+        env=os.environ | {ENTERED: "1", "PATH": path},
+        preexec_fn=die_with_parent,
+    )
+    while True:
+        try:
+            sys.exit(child.wait())
+        except KeyboardInterrupt:
+            pass  # The terminal has told the child too.
+
+
+def die_with_parent():
+    """PR_SET_PDEATHSIG."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def sh(command, **options):
+    """Runs a command; its output is shown when it fails."""
+    done = subprocess.run(command.split(), capture_output=True, text=True, **options)
+    if done.returncode:
+        raise RuntimeError(f"{command}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+class Lab:
+    """The namespaces of one pair of kinds; gone on exit."""
+
+    def __init__(self, kind_a, kind_b, loss=0):
+        Lab.made = getattr(Lab, "made", 0) + 1
+        self.tag = f"lab{Lab.made}"
+        self.kinds = {"a": kind_a, "b": kind_b}
+        self.loss = loss
+        self.ipv6 = kind_a.ipv6_only or kind_b.ipv6_only
+        # Namespace: what `ip` shall do there, and its nftables rules.
+        self.plan = {}
+        self.links = []
+        self.started = []
+
+    def __enter__(self):
+        try:
+            self.build()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        for name in self.plan:
+            # A namespace whose last process has ended is gone with its name.
+            subprocess.run(["ip", "netns", "del", f"{self.tag}{name}"], capture_output=True)
+
+    def start(self, where, command, **options):
+        """Starts a program in `a`, `b`, `server` or a router; it is killed on exit at the latest."""
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", f"{self.tag}{where}"] + command,
+            start_new_session=True,
+            **options,
+        )
+        self.started.append(process)
+        return process
+
+    def ended(self, process):
+        """Forgets a program that has been waited for."""
+        self.started.remove(process)
+
+    def build(self):
+        for name in ("server", "west", "middle", "east"):
+            self.plan[name] = ([], "")
+        self.link("server", "net", "middle", "server")
+        self.link("west", "middle", "middle", "west")
+        self.link("east", "middle", "middle", "east")
+        self.address("server", "net", f"{SERVER}/24", f"{SERVER_6}/64")
+        self.address("server", "net", f"{SERVER_2}/24", f"{SERVER_6_2}/64")
+        self.route("server", "default", "60.0.0.254", "2600:60::fe")
+        self.address("middle", "server", "60.0.0.254/24", "2600:60::fe/64")
+        for side, router in (("a", "west"), ("b", "east")):
+            net = SIDES[side]
+            self.address(router, "middle", f"60.{net}.0.1/24", f"2600:60:{net}::1/64")
+            self.address("middle", router, f"60.{net}.0.2/24", f"2600:60:{net}::2/64")
+            self.route("middle", f"{net}.0.0.0/24", f"60.{net}.0.1", None)
+            self.route("middle", None, None, f"2600:60:{net}::1", f"2600:{net}::/32")
+            self.address(router, "near", f"{net}.0.0.1/24", f"2600:{net}::1/64")
+            self.route(router, "default", f"60.{net}.0.2", f"2600:60:{net}::2")
+            self.side(side, router, net)
+        # What has no way is swallowed without an error, as far out in the Internet.
+        self.plan["middle"][0].append("route add blackhole default")
+        if self.loss:
+            most = 10**6
+            self.plan["middle"] = (
+                self.plan["middle"][0],
+                "add table inet loss\n"
+                "add chain inet loss through { type filter hook forward priority filter; }\n"
+                "add rule inet loss through"
+                f" numgen random mod {most} < {int(self.loss / 100 * most)} drop",
+            )
+        self.make()
+
+    def side(self, side, router, net):
+        """A host, and the NATs between it and its router."""
+        kind = self.kinds[side]
+        self.plan[side] = ([], "")
+        if kind.nats == 0:
+            self.link(side, "net", router, "near")
+            self.address(side, "net", f"{net}.0.0.2/24", f"2600:{net}::2/64")
+            self.route(side, "default", f"{net}.0.0.1", f"2600:{net}::1")
+            return
+        # Each box: its name, its address inside and outside, and the next one's address.
+        inside, outside = "192.168.1.1/24", f"{net}.0.0.2/24"
+        boxes = [(f"{side}-nat", inside, outside, f"{net}.0.0.1", INSIDE)]
+        if kind.nats == 2:
+            boxes = [
+                (f"{side}-nat", inside, "100.64.0.2/24", "100.64.0.1", INSIDE),
+                (f"{side}-carrier", "100.64.0.1/24", outside, f"{net}.0.0.1", "100.64.0.2"),
+            ]
+        near = (side, "net")
+        for name, lan, wan, uplink, host in boxes:
+            self.plan[name] = ([], kind.rules(host, self.ipv6))
+            self.link(*near, name, "lan")
+            near = (name, "wan")
+            if not kind.ipv6_only:
+                self.address(name, "lan", lan, None)
+                self.address(name, "wan", wan, None)
+                self.route(name, "default", uplink, None)
+        self.link(*near, router, "near")
+        if not kind.ipv6_only:
+            self.address(side, "net", f"{INSIDE}/24", None)
+            self.route(side, "default", "192.168.1.1", None)
+        # IPv6 is routed through all of them; a second box is a hop more.
+        hops = [side] + [box[0] for box in boxes]
+        for i, (low, high) in enumerate(zip(hops, hops[1:]), start=1):
+            # Each link is numbered from the host outwards.
+            self.address(low, "net" if low == side else "wan", None, f"2600:{net}:{i}::2/64")
+            self.address(high, "lan", None, f"2600:{net}:{i}::1/64")
+            self.route(low, None, None, f"2600:{net}:{i}::1")
+            for below in range(1, i):
+                self.route(high, None, None, f"2600:{net}:{i}::2", f"2600:{net}:{below}::/64")
+        last = hops[-1]
+        self.address(last, "wan", None, f"2600:{net}::2/64")
+        self.route(last, None, None, f"2600:{net}::1")
+        self.route(router, None, None, f"2600:{net}::2", f"2600:{net}::/32")
+
+    def link(self, near, near_device, far, far_device):
+        self.links.append((near, near_device, far, far_device))
+
+    def address(self, where, device, ipv4, ipv6):
+        commands = self.plan[where][0]
+        if ipv4:
+            commands.append(f"addr add {ipv4} dev {device}")
+        if ipv6 and self.ipv6:
+            commands.append(f"addr add {ipv6} dev {device} nodad")
+
+    def route(self, where, to, via, via_6, to_6="::/0"):
+        commands = self.plan[where][0]
+        if via:
+            commands.append(f"route add {to} via {via}")
+        if via_6 and self.ipv6:
+            commands.append(f"route add {to_6} via {via_6}")
+
+    def make(self):
+        """Carries the plan out."""
+        tag = self.tag
+        sh("ip -batch -", input="".join(f"netns add {tag}{name}\n" for name in self.plan))
+        if self.ipv6:
+            # An address serves at once, not only when nobody has claimed it for a second.
+            for name in self.plan:
+                path = "/proc/sys/net/ipv6/conf/default/dad_transmits"
+                sh(f"ip netns exec {tag}{name} sh", input=f"echo 0 >{path}")
+        sh(
+            "ip -batch -",
+            input="".join(
+                f"link add name {near_device} netns {tag}{near} type veth"
+                f" peer name {far_device} netns {tag}{far}\n"
+                for near, near_device, far, far_device in self.links
+            ),
+        )
+        for name, (commands, rules) in self.plan.items():
+            devices = ["lo"]
+            for near, near_device, far, far_device in self.links:
+                devices += [near_device] * (near == name) + [far_device] * (far == name)
+            up = [f"link set {device} up" for device in devices]
+            # Addresses first: a route needs its next hop on a link. What leads only within one's
+            # own network comes before what needs it.
+            script = "\n".join(
+                ["set -e", "cd /proc/sys/net"]
+                + ["echo 1 >ipv4/ip_forward", "echo 1 >ipv6/conf/all/forwarding"]
+                * (name not in ("a", "b", "server"))
+                + ["ip -batch - <<end"]
+                + sorted(up + commands, key=lambda line: "route" in line)
+                + ["end", "nft -f - <<end", rules, "end"]
+            )
+            sh(f"ip netns exec {tag}{name} sh", input=script)
+        if self.ipv6:
+            self.await_neighbours()
+
+    def await_neighbours(self):
+        """A device asks for its neighbours when it has an address of the link, some time later."""
+        for _ in range(100):
+            ready = 0
+            for name in self.plan:
+                shown = sh(f"ip -n {self.tag}{name} -o -6 addr show scope link -tentative")
+                ready += len(shown.splitlines())
+            if ready == 2 * len(self.links):
+                return
+            time.sleep(0.05)
+        raise RuntimeError("IPv6 does not start")
