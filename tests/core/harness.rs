@@ -6,7 +6,10 @@
     reason = "several test binaries include it, each uses its own part"
 )]
 
-use std::collections::{BTreeMap, HashMap};
+#[path = "harness_users.rs"]
+mod users;
+
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -16,10 +19,9 @@ use rand_core::SeedableRng;
 use turnserver::proto::audit::Audit;
 use turnserver::proto::budget::ReplyBudget;
 use turnserver::proto::counters::{Counters, Snapshot};
-use turnserver::proto::credentials::{Credentials, Identity, UserClaim};
 use turnserver::proto::gate::PeerGate;
 use turnserver::proto::nonce::{NonceKey, Nonces};
-use turnserver::proto::pairs::{PairId, PairScopes};
+use turnserver::proto::pairs::PairScopes;
 use turnserver::proto::ports::{PortLease, RelayAddresses};
 use turnserver::proto::quota::Quotas;
 use turnserver::proto::reserved::ReservedQuotas;
@@ -30,8 +32,11 @@ use turnserver::proto::{
 };
 use turnserver::wire::{
     Builder, ChannelData, Class, ErrorCode, Integrity, Key, Message, Method, PasswordAlgorithm,
-    TransactionId, attr, userhash,
+    TransactionId, attr,
 };
+
+#[allow(unused_imports, reason = "each test binary uses its own part")]
+pub use users::{User, Users, pair_id};
 
 pub const REALM: &str = "example.org.";
 pub const LOCAL_V4: &str = "10.7.0.1";
@@ -47,129 +52,6 @@ pub fn addr(text: &str) -> SocketAddr {
 
 pub fn ip(text: &str) -> IpAddr {
     text.parse().expect("an IP address")
-}
-
-pub fn pair_id(session: u8) -> PairId {
-    PairId::of_session(&[session; 16])
-}
-
-/// A user of the test server.
-#[derive(Clone)]
-pub struct User {
-    name: Arc<str>,
-    user_id: Arc<str>,
-    keys: [Arc<Key>; 2],
-    hash: [u8; 32],
-    expires: Option<u64>,
-    pair: Option<PairId>,
-}
-
-impl User {
-    pub fn new(name: &str, password: &str) -> Self {
-        let key = |algorithm| {
-            Arc::new(Key::long_term(
-                algorithm,
-                name.as_bytes(),
-                REALM.as_bytes(),
-                password.as_bytes(),
-            ))
-        };
-        Self {
-            name: name.into(),
-            user_id: name.into(),
-            keys: [key(PasswordAlgorithm::Md5), key(PasswordAlgorithm::Sha256)],
-            hash: userhash(name.as_bytes(), REALM.as_bytes()),
-            expires: None,
-            pair: None,
-        }
-    }
-
-    /// A time-limited user: `EXPIRY:user`.
-    pub fn limited(expires: u64, user: &str, password: &str) -> Self {
-        Self {
-            user_id: user.into(),
-            expires: Some(expires),
-            ..Self::new(&format!("{expires}:{user}"), password)
-        }
-    }
-
-    /// One side of the pair that `session` names.
-    pub fn paired(session: u8, side: char) -> Self {
-        let name = format!("9000000000:pair:{session}:{side}");
-        Self {
-            user_id: format!("pair:{session}:{side}").into(),
-            pair: Some(pair_id(session)),
-            ..Self::new(&name, "secret-p")
-        }
-    }
-
-    pub fn key(&self, algorithm: PasswordAlgorithm) -> &Arc<Key> {
-        &self.keys[algorithm as usize - 1]
-    }
-}
-
-/// The credentials of the test server.
-pub struct Users {
-    users: BTreeMap<Arc<str>, User>,
-    dummy: Key,
-    userhash: bool,
-}
-
-impl Users {
-    pub fn new(users: impl IntoIterator<Item = User>) -> Self {
-        Self {
-            users: users
-                .into_iter()
-                .map(|user| (Arc::clone(&user.name), user))
-                .collect(),
-            dummy: Key::from_bytes(b"nobody has this key"),
-            userhash: false,
-        }
-    }
-
-    pub fn with_userhash(self) -> Self {
-        Self {
-            userhash: true,
-            ..self
-        }
-    }
-}
-
-impl Credentials for Users {
-    fn realm(&self) -> &str {
-        REALM
-    }
-
-    fn authenticate(
-        &self,
-        user: UserClaim<'_>,
-        algorithm: PasswordAlgorithm,
-        unix: u64,
-        check: &mut dyn FnMut(&Key) -> bool,
-    ) -> Option<Identity> {
-        let found = match user {
-            UserClaim::Name(name) => std::str::from_utf8(name)
-                .ok()
-                .and_then(|name| self.users.get(name)),
-            UserClaim::Hash(hash) => self.users.values().find(|user| user.hash == *hash),
-        };
-        let found = found.filter(|user| user.expires.is_none_or(|expires| unix < expires));
-        let Some(user) = found else {
-            check(&self.dummy);
-            return None;
-        };
-        check(user.key(algorithm)).then(|| Identity {
-            username: Arc::clone(&user.name),
-            user_id: Arc::clone(&user.user_id),
-            key: Arc::clone(user.key(algorithm)),
-            expires: user.expires,
-            pair: user.pair,
-        })
-    }
-
-    fn supports_userhash(&self) -> bool {
-        self.userhash
-    }
 }
 
 /// What a test server is made with.

@@ -1,0 +1,133 @@
+//! The users of a test server, and the lookup that the core asks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use turnserver::proto::credentials::{Credentials, Identity, UserClaim};
+use turnserver::proto::pairs::PairId;
+use turnserver::wire::{Key, PasswordAlgorithm, userhash};
+
+use super::REALM;
+
+pub fn pair_id(session: u8) -> PairId {
+    PairId::of_session(&[session; 16])
+}
+
+/// A user of the test server.
+#[derive(Clone)]
+pub struct User {
+    pub(super) name: Arc<str>,
+    user_id: Arc<str>,
+    keys: [Arc<Key>; 2],
+    hash: [u8; 32],
+    expires: Option<u64>,
+    pair: Option<PairId>,
+}
+
+impl User {
+    pub fn new(name: &str, password: &str) -> Self {
+        let key = |algorithm| {
+            Arc::new(Key::long_term(
+                algorithm,
+                name.as_bytes(),
+                REALM.as_bytes(),
+                password.as_bytes(),
+            ))
+        };
+        Self {
+            name: name.into(),
+            user_id: name.into(),
+            keys: [key(PasswordAlgorithm::Md5), key(PasswordAlgorithm::Sha256)],
+            hash: userhash(name.as_bytes(), REALM.as_bytes()),
+            expires: None,
+            pair: None,
+        }
+    }
+
+    /// A time-limited user: `EXPIRY:user`.
+    pub fn limited(expires: u64, user: &str, password: &str) -> Self {
+        Self {
+            user_id: user.into(),
+            expires: Some(expires),
+            ..Self::new(&format!("{expires}:{user}"), password)
+        }
+    }
+
+    /// One side of the pair that `session` names.
+    pub fn paired(session: u8, side: char) -> Self {
+        let name = format!("9000000000:pair:{session}:{side}");
+        Self {
+            user_id: format!("pair:{session}:{side}").into(),
+            pair: Some(pair_id(session)),
+            ..Self::new(&name, "secret-p")
+        }
+    }
+
+    pub fn key(&self, algorithm: PasswordAlgorithm) -> &Arc<Key> {
+        &self.keys[algorithm as usize - 1]
+    }
+}
+
+/// The credentials of the test server.
+pub struct Users {
+    users: BTreeMap<Arc<str>, User>,
+    dummy: Key,
+    userhash: bool,
+}
+
+impl Users {
+    pub fn new(users: impl IntoIterator<Item = User>) -> Self {
+        Self {
+            users: users
+                .into_iter()
+                .map(|user| (Arc::clone(&user.name), user))
+                .collect(),
+            dummy: Key::from_bytes(b"nobody has this key"),
+            userhash: false,
+        }
+    }
+
+    pub fn with_userhash(self) -> Self {
+        Self {
+            userhash: true,
+            ..self
+        }
+    }
+}
+
+impl Credentials for Users {
+    fn realm(&self) -> &str {
+        REALM
+    }
+
+    fn authenticate(
+        &self,
+        user: UserClaim<'_>,
+        algorithm: PasswordAlgorithm,
+        unix: u64,
+        check: &mut dyn FnMut(&Key) -> bool,
+    ) -> Option<Identity> {
+        let found = match user {
+            UserClaim::Name(name) => std::str::from_utf8(name)
+                .ok()
+                .and_then(|name| self.users.get(name)),
+            UserClaim::Hash(hash) => self.users.values().find(|user| user.hash == *hash),
+        };
+        let found = found.filter(|user| user.expires.is_none_or(|expires| unix < expires));
+        let Some(user) = found else {
+            check(&self.dummy);
+            return None;
+        };
+        check(user.key(algorithm)).then(|| Identity {
+            username: Arc::clone(&user.name),
+            user_id: Arc::clone(&user.user_id),
+            key: Arc::clone(user.key(algorithm)),
+            expires: user.expires,
+            pair: user.pair,
+        })
+    }
+
+    fn supports_userhash(&self) -> bool {
+        self.userhash
+    }
+}
