@@ -8,6 +8,7 @@ pub mod probe;
 pub mod rendezvous;
 #[cfg(feature = "client")]
 mod sys;
+pub mod tcp;
 #[cfg(feature = "client")]
 pub mod tls;
 pub mod turn;
