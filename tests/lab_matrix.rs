@@ -10,6 +10,7 @@ use support::tools::{Output, need, run};
 fn lab(command: &str, arguments: &[&str], limit: Duration) -> Output {
     for (program, package) in [
         ("ip", "iproute2"),
+        ("miniupnpd", "miniupnpd-nftables"),
         ("nft", "nftables"),
         ("unshare", "util-linux"),
     ] {

@@ -52,7 +52,10 @@ class Kind:
             snat = f"meta l4proto udp masquerade to :{to}; meta l4proto tcp masquerade to :{to}"
         elif self.mapping == ADDRESS_AND_PORT:
             snat = "masquerade fully-random"
+        mapper = ("jump mapped", "jump mapped_in") if self.port_mapper else ("", "")
         return RULES.format(
+            mapped=mapper[0],
+            mapped_in=mapper[1],
             egress=egress,
             dnat=dnat,
             snat=snat,
@@ -67,7 +70,7 @@ table inet nat {{
   set open {{ type inet_proto . inet_service; flags dynamic,timeout; timeout 120s; }}
   set open_to {{ type ipv4_addr . inet_proto . inet_service; flags dynamic,timeout; timeout 120s; }}
   chain arriving {{ type nat hook prerouting priority dstnat; iifname "wan" jump inwards; }}
-  chain inwards {{ {dnat}; }}
+  chain inwards {{ {mapped_in}; {dnat}; }}
   chain leaving {{
     type nat hook postrouting priority srcnat;
     oifname "wan" meta nfproto ipv4 jump outwards
@@ -80,13 +83,35 @@ table inet nat {{
   }}
   chain through {{
     type filter hook forward priority filter; policy drop;
+    {mapped}
     iifname "lan" jump egress
     iifname "lan" accept
     ct state established,related accept
     ct status dnat accept
   }}
   chain egress {{ {egress}; }}
+  chain mapped {{ }}
+  chain mapped_in {{ }}
+  chain mapped_out {{ }}
 }}
+"""
+
+# For miniupnpd, which speaks PCP, NAT-PMP and UPnP and writes the rules of its mappings into the
+# last three chains.
+PORT_MAPPER = """
+ext_ifname=wan
+listening_ip=lan
+http_port=5000
+enable_natpmp=yes
+enable_upnp=yes
+secure_mode=yes
+uuid=5a5c28a5-e4c1-4d6c-9a0e-0d6b7f3a1c55
+upnp_table_name=nat
+upnp_nat_table_name=nat
+upnp_forward_chain=mapped
+upnp_nat_chain=mapped_in
+upnp_nat_postrouting_chain=mapped_out
+allow 1024-65535 0.0.0.0/0 1024-65535
 """
 
 KINDS = {
@@ -103,5 +128,6 @@ KINDS = {
         Kind("N6", "UDP is blocked", filtering=BLOCKED),
         Kind("N7", "N3 behind N3", nats=2),
         Kind("N8", "IPv6 only, stateful firewall", ipv6_only=True),
+        Kind("N9", "as N5, but maps ports on request", mapping=ADDRESS_AND_PORT, port_mapper=True),
     )
 }

@@ -22,8 +22,12 @@ import subprocess
 import sys
 import time
 
+from kinds import PORT_MAPPER
+
 SERVER, SERVER_2 = "60.0.0.1", "60.0.0.2"
 SERVER_6, SERVER_6_2 = "2600:60::1", "2600:60::2"
+# A name for both.
+HOST = "server.lab"
 INSIDE = "192.168.1.2"
 SIDES = {"a": 61, "b": 62}
 
@@ -39,6 +43,9 @@ def enter():
     if os.environ.get(ENTERED):
         # The names of namespaces: a directory that only this process and its children see.
         sh("mount -t tmpfs lab /run")
+        with open("/run/hosts", "w") as file:
+            file.write(f"127.0.0.1 localhost\n{SERVER} {HOST}\n{SERVER_6} {HOST}\n")
+        sh("mount --bind /run/hosts /etc/hosts")
         return
     command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.getuid() != 0:
@@ -69,6 +76,21 @@ def sh(command, **options):
     return done.stdout
 
 
+def listens(process, protocol, port):
+    """Waits until a port is open in a program's namespace; false when it never is."""
+    for _ in range(200):
+        try:
+            with open(f"/proc/{process.pid}/net/{protocol}") as table:
+                if any(f":{port:04X} 00000000:0000 " in line for line in table):
+                    return True
+        except OSError:
+            pass  # It has ended.
+        if process.poll() is not None:
+            return False
+        time.sleep(0.05)
+    return False
+
+
 class Lab:
     """The namespaces of one pair of kinds; gone on exit."""
 
@@ -92,10 +114,8 @@ class Lab:
         return self
 
     def __exit__(self, *_):
-        for process in self.started:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+        for process in self.started[:]:
+            self.end(process)
         for name in self.plan:
             # A namespace whose last process has ended is gone with its name.
             subprocess.run(["ip", "netns", "del", f"{self.tag}{name}"], capture_output=True)
@@ -110,8 +130,16 @@ class Lab:
         self.started.append(process)
         return process
 
-    def ended(self, process):
-        """Forgets a program that has been waited for."""
+    def end(self, process):
+        """Ends a program and forgets it."""
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass  # It has not read all.
         self.started.remove(process)
 
     def build(self):
@@ -240,8 +268,21 @@ class Lab:
                 + ["end", "nft -f - <<end", rules, "end"]
             )
             sh(f"ip netns exec {tag}{name} sh", input=script)
+        for side, kind in self.kinds.items():
+            if kind.port_mapper:
+                self.map_ports(f"{side}-nat")
         if self.ipv6:
             self.await_neighbours()
+
+    def map_ports(self, box):
+        """Starts the port mapper of a router."""
+        config = f"/run/{self.tag}{box}.conf"
+        with open(config, "w") as file:
+            file.write(PORT_MAPPER)
+        command = ["miniupnpd", "-d", "-f", config, "-P", f"{config}.pid"]
+        mapper = self.start(box, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if not listens(mapper, "udp", 5351):
+            raise RuntimeError("miniupnpd does not listen")
 
     def await_neighbours(self):
         """A device asks for its neighbours when it has an address of the link, some time later."""

@@ -1,10 +1,11 @@
 """The plainest hole punching there is, to see what the lab's NATs let through and what not.
 
-    punch.py udp|tcp OBSERVER [--ttl N] [--sockets N | --probes N]
+    punch.py udp|tcp OBSERVER [--ttl N] [--sockets N | --probes N] [--gateway ADDRESS]
 
 Prints the mapped address as JSON, reads the peer's from standard input, then prints how it went.
 --ttl: starts with so low a TTL that openers die between the NATs. --sockets: as many
 sockets, each of which sends to the peer. --probes: as many random ports of the peer are tried.
+--gateway: asks the router there for a port.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import random
 import select
 import socket
+import struct
 import sys
 import time
 
@@ -27,7 +29,10 @@ def udp(options):
         reusable(any_address(options.observer), 0, socket.SOCK_DGRAM)
         for _ in range(options.sockets)
     ]
-    peer = exchange(ask(sockets[0], options.observer, PORTS[0], 0))
+    seen = ask(sockets[0], options.observer, PORTS[0], 0)
+    if options.gateway:
+        seen = (seen[0], map_port(options.gateway, sockets[0].getsockname()[1]))
+    peer = exchange(seen)
     if peer is None:
         return False
     if options.ttl:
@@ -117,6 +122,16 @@ def greeted(connection):
         return False
 
 
+def map_port(gateway, port):
+    """The outer port, by NAT-PMP (RFC 6886)."""
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    sock.settimeout(2)
+    sock.sendto(struct.pack("!BBHHHI", 0, 1, 0, port, port, 600), (gateway, 5351))
+    _, _, result, _, _, outer, _ = struct.unpack("!BBHIHHI", sock.recv(100))
+    assert result == 0, result
+    return outer
+
+
 def exchange(mapped):
     """Tells where this end is seen, and hears the same of the peer; `None` when one is nowhere."""
     print(json.dumps(mapped), flush=True)
@@ -131,6 +146,7 @@ if __name__ == "__main__":
     parser.add_argument("--ttl", type=int, default=0)
     parser.add_argument("--sockets", type=int, default=1)
     parser.add_argument("--probes", type=int, default=0)
+    parser.add_argument("--gateway")
     arguments = parser.parse_args()
     through = (udp if arguments.protocol == "udp" else tcp)(arguments)
     print(json.dumps(through), flush=True)
