@@ -3,6 +3,7 @@
 
 #[cfg(feature = "client")]
 pub mod datagrams;
+pub mod nat;
 #[cfg(feature = "client")]
 pub mod probe;
 pub mod rendezvous;
