@@ -361,6 +361,7 @@ impl Opener<'_> {
                 .map_err(self.error("ask for packet info"))?;
         }
         never_fragment_bit(socket.as_fd(), self.address.is_ipv6());
+        tell_arrival(socket.as_fd());
         buffer_both(socket.as_fd(), receive_buffer);
         Ok(())
     }
@@ -406,6 +407,12 @@ pub(super) fn set_mtu_discovery(fd: BorrowedFd<'_>, ipv6: bool, on: bool) -> io:
         ),
     };
     sys::set_option(fd, level, name, value)
+}
+
+/// Asks to be told when each datagram came, which shows how long it has waited. Where the kernel
+/// does not tell, only that is missing.
+pub(super) fn tell_arrival(fd: BorrowedFd<'_>) {
+    let _ = sys::set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
 }
 
 /// Asks for a receive buffer: beyond the system's limit when that is allowed, else as much as

@@ -19,6 +19,7 @@ mod patience;
 mod plane;
 mod relays;
 mod shard;
+mod standing;
 mod streams;
 mod sys;
 pub mod tls;

@@ -49,6 +49,8 @@ pub(super) enum Event {
         source: SocketAddr,
         slot: Slot,
         len: usize,
+        /// When the kernel got it, in microseconds of Unix time; `None` when it does not say.
+        arrived: Option<u64>,
     },
     /// The network refused a datagram that a relay socket sent.
     Icmp { relay: RelayId, error: IcmpError },

@@ -192,6 +192,7 @@ impl RelayOpener {
             sys::set_option(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
         }
         bind::never_fragment_bit(fd, local.is_ipv6());
+        bind::tell_arrival(fd);
         bind::receive_buffer(fd, self.receive_buffer);
         socket.bind(&local.into())?;
         Ok(socket)

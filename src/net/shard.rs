@@ -19,6 +19,7 @@ use super::connection::READ_SIZE;
 use super::control::{Command, Mailbox};
 use super::plane::{DataPlane, Event, Origin, Payload, Slot};
 use super::relays::RelayOpener;
+use super::standing::StandingQueue;
 use super::streams::{MAX_CONNECTIONS, Streams};
 use super::sys::{Interest, Readiness};
 use super::{AuditSink, clock};
@@ -27,6 +28,7 @@ use crate::proto::{
     Disposition, DropReason, Effect, Flow, Mono, Now, OpenError, OpenSpec, Relay, RelayId,
     Transport,
 };
+use crate::wire;
 
 /// Token of the eventfd; those of connections are below [`MAX_CONNECTIONS`].
 const WAKE: u32 = 1 << 25;
@@ -75,6 +77,9 @@ pub(super) struct Shard<P> {
     audit: AuditSink,
     scratch: Box<[u8; READ_SIZE]>,
     now: Now,
+    /// When this batch began, by the kernel's clock of arrivals.
+    unix_micros: u64,
+    standing: StandingQueue,
 }
 
 impl<P: DataPlane> Shard<P> {
@@ -112,6 +117,8 @@ impl<P: DataPlane> Shard<P> {
             audit,
             scratch: Box::new([0; READ_SIZE]),
             now: clock::now(),
+            unix_micros: clock::unix_micros(),
+            standing: StandingQueue::default(),
         })
     }
 
@@ -120,6 +127,7 @@ impl<P: DataPlane> Shard<P> {
         loop {
             self.plane.wait(self.timeout(), self.now.mono)?;
             self.now = clock::now();
+            self.unix_micros = clock::unix_micros();
             let mut stop = false;
             for _ in 0..self.streams.pending().min(BACKLOGS) {
                 if let Some(link) = self.streams.pop_pending() {
@@ -133,7 +141,17 @@ impl<P: DataPlane> Shard<P> {
                         source,
                         slot,
                         len,
-                    } => self.datagram(origin, source, slot, len),
+                        arrived,
+                    } => {
+                        let waited = arrived.map_or(0, |at| self.unix_micros.saturating_sub(at));
+                        if self.standing.is_late(self.now.mono, waited)
+                            && self.is_data(origin, slot, len)
+                        {
+                            self.counters.dropped(DropReason::Late);
+                        } else {
+                            self.datagram(origin, source, slot, len);
+                        }
+                    }
                     Event::Icmp { relay, error } => {
                         let reply = self.plane.reply_buffer();
                         let answer = self.relay.handle_icmp(self.now, relay, &error, reply);
@@ -169,6 +187,13 @@ impl<P: DataPlane> Shard<P> {
         let next = [self.relay.poll_timeout(), self.streams.next_timer()];
         let at = next.into_iter().flatten().chain(paused).min()?;
         Some(Duration::from_micros(at.micros_since(self.now.mono)))
+    }
+
+    /// Whether a datagram is application data, which is worth nothing when it is late; requests
+    /// are answered also then.
+    fn is_data(&mut self, origin: Origin, slot: Slot, len: usize) -> bool {
+        let bytes = &self.plane.slot_mut(slot)[..len];
+        matches!(origin, Origin::Relay(_)) || wire::is_application_data(bytes)
     }
 
     fn datagram(&mut self, origin: Origin, source: SocketAddr, slot: Slot, len: usize) {

@@ -304,6 +304,8 @@ drop_reasons! {
     ReplyBudget = "reply_budget",
     /// The source address cannot be answered (port 0, multicast, unspecified).
     BadSource = "bad_source",
+    /// Data that waited too long for a server over its capacity.
+    Late = "late",
     /// The relay socket is gone.
     NoRelay = "no_relay",
     /// The payload does not fit a datagram.

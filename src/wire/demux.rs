@@ -26,6 +26,17 @@ pub const fn classify(first_byte: u8) -> Kind {
     }
 }
 
+/// Whether a client's message carries application data, ChannelData or a Send indication, rather
+/// than asking something.
+pub fn is_application_data(bytes: &[u8]) -> bool {
+    // A Send indication: class and method are the first 14 bits (RFC 8489 section 5).
+    const SEND_INDICATION: [u8; 2] = [0x00, 0x16];
+    bytes
+        .first()
+        .is_some_and(|&first| classify(first) == Kind::ChannelData)
+        || bytes.starts_with(&SEND_INDICATION)
+}
+
 /// The longest frame there can be: a STUN message with 65,532 bytes of attributes.
 pub const MAX_FRAME: usize = HEADER_LEN + 0xFFFC;
 

@@ -26,7 +26,7 @@ pub use attrs::{AddressErrorCode, Attrs, ChangeRequest, Icmp, Malformed, Verifie
 pub use builder::{Builder, Overflow};
 pub use channel::{CHANNELS, ChannelData, ChannelError, RFC5766_CHANNELS, data_indication_prefix};
 pub use claims::Claims;
-pub use demux::{Frame, FrameError, Kind, MAX_FRAME, StreamFramer, classify};
+pub use demux::{Frame, FrameError, Kind, MAX_FRAME, StreamFramer, classify, is_application_data};
 pub use error_code::ErrorCode;
 pub use key::{Key, rest_password, userhash};
 pub use message::{IntegrityError, Message, ParseError};

@@ -166,6 +166,7 @@ impl Mmsg {
                 source: received.source,
                 slot: Slot(slot as u32),
                 len: received.len,
+                arrived: received.arrived,
             });
         }
     }

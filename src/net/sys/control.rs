@@ -1,4 +1,5 @@
-//! Control messages: which address a datagram reached, leaves from, or failed for.
+//! Control messages: when a datagram came, and which address it reached, leaves from, or failed
+//! for.
 
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -62,11 +63,22 @@ pub(super) fn packet_info(level: c_int, kind: c_int, data: &[u8]) -> Option<Opti
     }
 }
 
+/// When a datagram came, in microseconds of Unix time.
+pub(super) fn arrival_time(level: c_int, kind: c_int, data: &[u8]) -> Option<u64> {
+    if (level, kind) != (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) {
+        return None;
+    }
+    let time: libc::timespec = read(data)?;
+    let seconds = u64::try_from(time.tv_sec).ok()?;
+    Some(seconds * 1_000_000 + time.tv_nsec as u64 / 1000)
+}
+
 /// Plain structures that the kernel fills: any bits are a valid value.
 pub(super) trait Plain: Copy {}
 impl Plain for libc::in_pktinfo {}
 impl Plain for libc::in6_pktinfo {}
 impl Plain for libc::sock_extended_err {}
+impl Plain for libc::timespec {}
 
 pub(super) fn read<T: Plain>(data: &[u8]) -> Option<T> {
     if data.len() < mem::size_of::<T>() {

@@ -10,7 +10,7 @@ use std::ptr;
 use libc::{c_uint, socklen_t};
 
 use super::check;
-use super::control::{Control, each_control, packet_info, write_packet_info};
+use super::control::{Control, arrival_time, each_control, packet_info, write_packet_info};
 use super::name::Name;
 
 /// What the kernel says about one received datagram.
@@ -23,6 +23,8 @@ pub(in crate::net) struct Received {
     /// The address it was sent to, when the socket asks for packet info. `Some(None)`: it was
     /// sent to a broadcast or multicast address, from which nothing can be answered.
     pub(in crate::net) local: Option<Option<IpAddr>>,
+    /// When it came, in microseconds of Unix time, when the socket asks for it.
+    pub(in crate::net) arrived: Option<u64>,
 }
 
 struct Headers {
@@ -120,18 +122,21 @@ impl Receiver {
     pub(in crate::net) fn received(&self, slot: usize) -> Option<Received> {
         let message = &self.headers.messages[slot];
         let mut local = None;
+        let mut arrived = None;
         if message.msg_hdr.msg_controllen > 0 {
             let control = self.headers.controls[slot].first(message.msg_hdr.msg_controllen);
             each_control(control, |level, kind, data| {
                 if let Some(found) = packet_info(level, kind, data) {
                     local = Some(found);
                 }
+                arrived = arrived.or_else(|| arrival_time(level, kind, data));
             });
         }
         Some(Received {
             len: message.msg_len as usize,
             source: self.headers.names[slot].get()?,
             local,
+            arrived,
         })
     }
 }

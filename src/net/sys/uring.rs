@@ -16,7 +16,7 @@ use std::time::Duration;
 use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
-use super::control::{Control, write_packet_info};
+use super::control::{self, Control, write_packet_info};
 use super::datagrams::Received;
 use super::name::{self, Name};
 use buffers::Buffers;
@@ -28,14 +28,15 @@ pub(in crate::net) const SUBMISSIONS: usize = 256;
 /// Completions that fit the ring. The kernel keeps what does not fit, at a cost.
 const COMPLETIONS: u32 = 4096;
 
-/// What the kernel writes in front of a received payload: four numbers, the source, and for
-/// listeners control messages. Behind it the slot's data starts, and all of it is head room
-/// for a prefix once it is read.
+/// What the kernel writes in front of a received payload: four numbers, the source, and control
+/// messages: when it came, and for listeners packet info. Behind it the slot's data starts, and
+/// all of it is head room for a prefix once it is read.
 const RECEIVED: usize = 16;
 const NAME: usize = 32;
-const CONTROL: usize = 64;
+const TIME: usize = 32;
+const PACKET_INFO: usize = 40;
 pub(in crate::net) const HEAD: usize = 128;
-const _: () = assert!(RECEIVED + NAME + CONTROL <= HEAD);
+const _: () = assert!(RECEIVED + NAME + TIME + PACKET_INFO <= HEAD);
 
 /// Bytes behind a slot's data.
 const TAIL: usize = 64;
@@ -61,6 +62,16 @@ pub(in crate::net) enum SlotGroup {
     /// With room for packet info.
     Listeners = 0,
     Relays = 1,
+}
+
+impl SlotGroup {
+    /// Room for control messages.
+    const fn control(self) -> usize {
+        match self {
+            Self::Listeners => TIME + PACKET_INFO,
+            Self::Relays => TIME,
+        }
+    }
 }
 
 /// A socket: by its place in the ring's table when it has one.
@@ -156,9 +167,10 @@ impl Ring {
         // SAFETY: a msghdr of zeroes has null pointers and zero lengths, which is valid.
         let empty: libc::msghdr = unsafe { std::mem::zeroed() };
         let mut receive = Box::new([empty; 2]);
-        receive[0].msg_namelen = NAME as libc::socklen_t;
-        receive[0].msg_controllen = CONTROL as _;
-        receive[1].msg_namelen = NAME as libc::socklen_t;
+        for group in [SlotGroup::Listeners, SlotGroup::Relays] {
+            receive[group as usize].msg_namelen = NAME as libc::socklen_t;
+            receive[group as usize].msg_controllen = group.control() as _;
+        }
         let part = libc::iovec {
             iov_base: ptr::null_mut(),
             iov_len: 0,
@@ -418,11 +430,7 @@ impl Ring {
     pub(in crate::net) fn received(&self, slot: u16) -> Option<Received> {
         let slot = usize::from(slot);
         let data = slot_start(slot);
-        let group = self.buffers.group_of(slot);
-        let room = match group {
-            SlotGroup::Listeners => CONTROL,
-            SlotGroup::Relays => 0,
-        };
+        let room = self.buffers.group_of(slot).control();
         let head = self.buffers.bytes(data - room - NAME - RECEIVED..data);
         let number = |at: usize| {
             let bytes: [u8; 4] = head[at..at + 4].try_into().expect("four bytes");
@@ -434,18 +442,21 @@ impl Ring {
         }
         let name = &head[RECEIVED..RECEIVED + NAME.min(name_len)];
         let mut local = None;
+        let mut arrived = None;
         if control_len > 0 {
             let control = &head[RECEIVED + NAME..][..room.min(control_len)];
-            super::control::each_control(control, |level, kind, data| {
-                if let Some(found) = super::control::packet_info(level, kind, data) {
+            control::each_control(control, |level, kind, data| {
+                if let Some(found) = control::packet_info(level, kind, data) {
                     local = Some(found);
                 }
+                arrived = arrived.or_else(|| control::arrival_time(level, kind, data));
             });
         }
         Some(Received {
             len,
             source: name::parse(name)?,
             local,
+            arrived,
         })
     }
 }

@@ -60,6 +60,7 @@ fn run() -> io::Result<()> {
                 source,
                 slot,
                 len: 1,
+                ..
             } = event
             else {
                 continue;

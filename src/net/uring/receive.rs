@@ -154,6 +154,7 @@ impl Uring {
             source: received.source,
             slot: Slot(u32::from(arrived.slot)),
             len: received.len,
+            arrived: received.arrived,
         })
     }
 
@@ -286,6 +287,8 @@ mod tests {
                     origin,
                     slot,
                     len: 2,
+                    // The kernel's clock is ours: the age of what waits can be told.
+                    arrived: Some(1..),
                     ..
                 } = event
                 else {

@@ -11,7 +11,7 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
 use super::area::Area;
-use super::{CONTROL, HEAD, Layout, NAME, RECEIVED, STRIDE, SlotGroup, TAIL};
+use super::{HEAD, Layout, NAME, RECEIVED, STRIDE, SlotGroup, TAIL};
 
 /// How much of a slot's data is certain to be used: a voice packet and its surroundings.
 const TOUCHED: usize = 512;
@@ -58,7 +58,10 @@ impl Buffers {
         let shared = usize::from(listener_slots) + usize::from(relay_slots);
         Ok(Self {
             memory: Area::new((shared + own_slots) * STRIDE)?,
-            groups: [group(listener_slots, CONTROL)?, group(relay_slots, 0)?],
+            groups: [
+                group(listener_slots, SlotGroup::Listeners.control())?,
+                group(relay_slots, SlotGroup::Relays.control())?,
+            ],
             bounds: [usize::from(listener_slots), shared],
             lent: vec![false; shared].into(),
         })
