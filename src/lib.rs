@@ -21,4 +21,6 @@ pub mod pairing;
 pub mod proto;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
+pub mod signal;
 pub mod wire;

@@ -1,0 +1,56 @@
+//! What all connections of an endpoint share.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio::time::sleep_until;
+
+use crate::proto::throttle::Throttle;
+
+use super::clock;
+use super::counters::{Counters, Snapshot};
+use super::doors::Doors;
+use super::fallback::{Fallback, Grant};
+use super::mailbox::Slot;
+use super::rate::JoinRate;
+use super::room::Room;
+
+pub(super) struct Hub {
+    pub(super) room: Room<Slot, Grant>,
+    pub(super) rate: JoinRate,
+    pub(super) fallback: Arc<dyn Fallback>,
+    pub(super) counters: Counters,
+    pub(super) doors: Doors,
+    /// Log lines about refused joins.
+    pub(super) refused: Throttle,
+    /// Somebody waits whose time may be up before that of all others.
+    pub(super) sooner: Notify,
+}
+
+impl Hub {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            waiting: self.room.waiting() as u64,
+            sessions: self.room.sessions() as u64,
+            connections: self.doors.open() as u64,
+            ..self.counters.snapshot()
+        }
+    }
+
+    /// Tells those whose wait is over, for ever.
+    pub(super) async fn keep_time(&self) {
+        loop {
+            match self.room.poll_timeout() {
+                None => self.sooner.notified().await,
+                Some(due) => {
+                    tokio::select! {
+                        () = self.sooner.notified() => {}
+                        () = sleep_until(clock::instant(due)) => {
+                            self.room.handle_timeout(clock::now().mono);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

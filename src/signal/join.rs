@@ -1,0 +1,317 @@
+//! A join, whichever way it came: what is asked is checked here, and put to the room.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::pairing::{
+    AccessKey, ErrorCode, Join, Outcome, Protocol, RendezvousId, Role, ServerMessage, SessionId,
+};
+
+use super::clock;
+use super::counters::{JoinAnswer, WaitEnd};
+use super::doors::Place;
+use super::fallback::{Asking, Grant};
+use super::hub::Hub;
+use super::mailbox::{Inbox, Slot, mailbox};
+use super::room::{Event, Pairing, Seat, Wait};
+
+/// Own addresses that one side may tell in clear.
+const MAX_ENDPOINTS: usize = 8;
+
+/// How long an initiator waits that names no time, in seconds.
+const DEFAULT_WAIT_S: u64 = 30;
+
+/// A connection, for as long as anything of it lives.
+pub(super) struct Visit {
+    pub(super) hub: Arc<Hub>,
+    /// Where it comes from.
+    pub(super) observed: SocketAddr,
+    /// The address of ours that it reached.
+    pub(super) reached: SocketAddr,
+    /// The name by which it called us, if it is one.
+    pub(super) host: OnceLock<Box<str>>,
+    /// Its place among the open connections.
+    pub(super) _place: Place,
+}
+
+/// Why something is refused: for programs, and for people.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) code: ErrorCode,
+    pub(super) message: String,
+}
+
+impl Refusal {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    fn bad(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::BadRequest, message)
+    }
+
+    pub(super) fn into_message(self) -> ServerMessage {
+        ServerMessage::Error {
+            code: self.code,
+            message: self.message,
+        }
+    }
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(code: ErrorCode) -> Self {
+        let message = match code {
+            ErrorCode::NobodyWaits => {
+                "no initiator waits under this access key, or none that lets this address in"
+            }
+            ErrorCode::TimedOut => "no receiver came in time",
+            ErrorCode::Busy => "too many initiators wait under this access key",
+            ErrorCode::TooMany => "too many, from this address or in all; try again later",
+            ErrorCode::BadRequest => "this connection waits already",
+            ErrorCode::TooLarge => "longer than allowed",
+            ErrorCode::NoSession => {
+                "there is no such session on this connection, or the peer can not be sent to"
+            }
+            ErrorCode::GoingAway => "the server is shutting down",
+            ErrorCode::Internal => "the server failed",
+        };
+        Self::new(code, message)
+    }
+}
+
+/// A connection that takes part: its seat and what the room leaves for it.
+pub(super) struct Guest {
+    visit: Arc<Visit>,
+    seat: Seat<Slot, Grant>,
+    inbox: Inbox,
+    waits: bool,
+}
+
+impl Guest {
+    /// `signals`: it can be sent what its peers signal.
+    pub(super) fn new(visit: Arc<Visit>, signals: bool) -> Self {
+        let (slot, inbox) = mailbox();
+        let seat = visit.hub.room.seat(slot, visit.observed, signals);
+        Self {
+            visit,
+            seat,
+            inbox,
+            waits: false,
+        }
+    }
+
+    /// Asks the room; the answer is `Waiting` or `Paired`.
+    pub(super) fn join(&mut self, join: Join) -> Result<ServerMessage, Refusal> {
+        let answer = self.ask(join);
+        let counters = &self.visit.hub.counters;
+        counters.join(match &answer {
+            Ok(ServerMessage::Paired { .. }) => JoinAnswer::Paired,
+            Ok(_) => JoinAnswer::Waiting,
+            Err(refusal) => JoinAnswer::Refused(refusal.code),
+        });
+        answer
+    }
+
+    fn ask(&mut self, join: Join) -> Result<ServerMessage, Refusal> {
+        let hub = Arc::clone(&self.visit.hub);
+        let now = clock::now().mono;
+        let ip = self.visit.observed.ip();
+        if !hub.rate.pass(now, ip) {
+            if let Some(suppressed) = hub.refused.pass(now) {
+                warn!(source = %ip, suppressed, "too many joins from one source");
+            }
+            return Err(Refusal::new(
+                ErrorCode::TooMany,
+                "too many joins from this address; try again in a minute",
+            ));
+        }
+        match check(join)? {
+            Wish::Wait(wait) => {
+                let waiting = self.seat.wait(now, wait)?;
+                self.waits = true;
+                hub.sooner.notify_one();
+                Ok(ServerMessage::Waiting {
+                    session: waiting.session,
+                    observed: self.visit.observed,
+                    wait_s: waiting.wait_s,
+                    ice_servers: hub
+                        .fallback
+                        .ice_servers(self.asking(waiting.session.as_ref(), Role::Initiator)),
+                })
+            }
+            Wish::Receive { id, endpoints } => {
+                let pairing = self.seat.receive(now, id, endpoints)?;
+                hub.counters.paired();
+                info!(
+                    session = %pairing.session,
+                    protocol = protocol_name(pairing.protocol),
+                    initiator = %pairing.peer_observed,
+                    receiver = %pairing.observed,
+                    host = pairing.host,
+                    "paired"
+                );
+                Ok(self.paired(pairing))
+            }
+        }
+    }
+
+    /// What the room has for it; `None` when it fell too far behind. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<ServerMessage> {
+        let event = self.inbox.next().await?;
+        let counters = &self.visit.hub.counters;
+        Some(match event {
+            Event::Paired(pairing) => {
+                if !pairing.host {
+                    self.waits = false;
+                    counters.wait_ended(WaitEnd::Paired);
+                }
+                self.paired(pairing)
+            }
+            Event::TimedOut => {
+                self.waits = false;
+                counters.wait_ended(WaitEnd::TimedOut);
+                Refusal::from(ErrorCode::TimedOut).into_message()
+            }
+            Event::GoingAway => {
+                self.waits = false;
+                counters.wait_ended(WaitEnd::GoingAway);
+                Refusal::from(ErrorCode::GoingAway).into_message()
+            }
+            Event::Signal { session, blob } => ServerMessage::Signal { session, blob },
+            Event::PeerLeft { session } => ServerMessage::PeerLeft { session },
+        })
+    }
+
+    pub(super) fn signal(&self, session: SessionId, blob: String) -> Result<(), Refusal> {
+        Ok(self.seat.signal(clock::now().mono, session, blob)?)
+    }
+
+    pub(super) fn leave(&self, session: SessionId) -> Result<(), Refusal> {
+        Ok(self.seat.leave(session)?)
+    }
+
+    pub(super) fn report(&self, session: SessionId, outcome: Outcome) -> Result<(), Refusal> {
+        if self.seat.report(&session)? {
+            self.visit.hub.counters.outcome(outcome);
+            info!(
+                %session,
+                client = %self.visit.observed,
+                ?outcome,
+                "result of a session"
+            );
+        }
+        Ok(())
+    }
+
+    /// A sign of life.
+    pub(super) fn heard(&self) {
+        if self.waits {
+            self.seat.renew(clock::now().mono);
+        }
+    }
+
+    /// Whether it waits or takes part in a session.
+    pub(super) fn is_busy(&self) -> bool {
+        self.waits || self.seat.has_sessions()
+    }
+
+    fn paired(&self, pairing: Pairing) -> ServerMessage {
+        let fallback = &self.visit.hub.fallback;
+        ServerMessage::Paired {
+            session: pairing.session,
+            role: pairing.role,
+            protocol: pairing.protocol,
+            observed: pairing.observed,
+            peer_observed: pairing.peer_observed,
+            peer_endpoints: pairing.peer_endpoints,
+            ice_servers: fallback.ice_servers(self.asking(Some(&pairing.session), pairing.role)),
+            ttl_s: fallback.ttl_s(),
+        }
+    }
+
+    fn asking<'a>(&'a self, session: Option<&'a SessionId>, role: Role) -> Asking<'a> {
+        Asking {
+            session,
+            role,
+            reached: self.visit.reached,
+            host: self.visit.host.get().map(|host| &**host),
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if self.waits {
+            self.visit.hub.counters.wait_ended(WaitEnd::Left);
+        }
+    }
+}
+
+enum Wish {
+    Wait(Wait),
+    Receive {
+        id: RendezvousId,
+        endpoints: Vec<SocketAddr>,
+    },
+}
+
+fn check(mut join: Join) -> Result<Wish, Refusal> {
+    let key = join.access_key.take().map(Zeroizing::new);
+    let id = match (join.id, key) {
+        (Some(id), None) => id,
+        (None, Some(key)) => AccessKey::new(&key)
+            .map_err(|error| Refusal::bad(error.to_string()))?
+            .rendezvous_id(),
+        (Some(_), Some(_)) => return Err(Refusal::bad("either `id` or `access_key`, not both")),
+        (None, None) => return Err(Refusal::bad("`id` or `access_key` is missing")),
+    };
+    if join.endpoints.len() > MAX_ENDPOINTS {
+        return Err(Refusal::new(
+            ErrorCode::TooLarge,
+            format!("more than {MAX_ENDPOINTS} `endpoints`"),
+        ));
+    }
+    if let Some(odd) = join.endpoints.iter().find(|a| !names_one_host(a)) {
+        return Err(Refusal::bad(format!("{odd} in `endpoints` is nobody's")));
+    }
+    Ok(match join.role {
+        Role::Receiver if join.host => {
+            return Err(Refusal::bad("`host` is for initiators"));
+        }
+        Role::Receiver => Wish::Receive {
+            id,
+            endpoints: join.endpoints,
+        },
+        Role::Initiator => Wish::Wait(Wait {
+            id,
+            protocol: join.protocol.unwrap_or(Protocol::Udp),
+            target_ip: join.target_ip,
+            wait_s: join.wait_s.unwrap_or(DEFAULT_WAIT_S),
+            host: join.host,
+            endpoints: join.endpoints,
+        }),
+    })
+}
+
+/// Whether an address can be one host's socket: who is told of it will send there.
+fn names_one_host(address: &SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let group = match ip {
+        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_multicast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
+    };
+    address.port() != 0 && !ip.is_unspecified() && !group
+}
+
+const fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Udp => "udp",
+        Protocol::Tcp => "tcp",
+    }
+}

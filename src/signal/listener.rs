@@ -1,0 +1,120 @@
+//! Takes connections, and tells by the first byte what a client speaks.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::pairing::ErrorCode;
+
+use super::http;
+use super::hub::Hub;
+use super::join::{Refusal, Visit};
+
+/// Connections that the kernel holds until they are accepted; it lowers this to its own limit.
+const BACKLOG: i32 = 4096;
+
+/// How long a new connection may stay silent.
+const FIRST_BYTE: Duration = Duration::from_secs(10);
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long accepting rests after an error, which is a want of descriptors or memory.
+const REST: Duration = Duration::from_millis(100);
+
+/// Opens a listening socket.
+pub(super) fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restart need not wait for connections of the former server to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts for ever.
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    hub: Arc<Hub>,
+) {
+    let tls = tls.map(TlsAcceptor::from);
+    let ceiling = descriptor_ceiling();
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(_) => {
+                sleep(REST).await;
+                continue;
+            }
+        };
+        // The kernel hands out the lowest free number: a high one means that few are left, and
+        // those are for calls.
+        let spare = stream.as_raw_fd() < ceiling;
+        let place = spare.then(|| hub.doors.enter(from.ip())).flatten();
+        let (Some(place), Ok(reached)) = (place, stream.local_addr()) else {
+            hub.counters.connection_refused();
+            // As much as the kernel takes at once; nobody is waited for.
+            let refusal = Refusal::new(ErrorCode::TooMany, "too many open connections");
+            let _ = stream.try_write(&http::raw(&refusal.into_message()));
+            continue;
+        };
+        let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+        let visit = Arc::new(Visit {
+            hub: Arc::clone(&hub),
+            observed: canonical(from),
+            reached: canonical(reached),
+            host: OnceLock::new(),
+            _place: place,
+        });
+        tokio::spawn(welcome(stream, tls.clone(), visit));
+    }
+}
+
+/// Finds out what a client speaks, and leaves it to whoever speaks that.
+async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, visit: Arc<Visit>) {
+    // Answers are written whole.
+    let _ = stream.set_nodelay(true);
+    let mut first = [0];
+    let Ok(Ok(1)) = timeout(FIRST_BYTE, stream.peek(&mut first)).await else {
+        return;
+    };
+    match (first[0], tls) {
+        (0x16, Some(tls)) => {
+            if let Ok(Ok(stream)) = timeout(HANDSHAKE, tls.accept(stream)).await {
+                tokio::spawn(http::serve(stream, visit));
+            }
+        }
+        (b'A'..=b'Z', None) => {
+            tokio::spawn(http::serve(stream, visit));
+        }
+        (b'A'..=b'Z', Some(_)) => {
+            let refusal = Refusal::new(ErrorCode::BadRequest, "use https or wss here");
+            let text = http::raw(&refusal.into_message());
+            if stream.try_write(&text).is_ok() {
+                http::close(stream).await;
+            }
+        }
+        // Neither HTTP nor TLS.
+        _ => {}
+    }
+}
+
+/// Three quarters of the descriptors that this process may have.
+fn descriptor_ceiling() -> i32 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.and_then(|limit| i32::try_from(limit).ok());
+    limit.map_or(i32::MAX, |limit| limit / 4 * 3)
+}

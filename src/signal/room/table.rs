@@ -1,0 +1,483 @@
+//! The tables of the room and what happens in them.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use rand_chacha::ChaCha12Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::pairing::{ErrorCode, MAX_BLOB, Protocol, RendezvousId, Role, SessionId};
+use crate::proto::Mono;
+use crate::proto::bucket::TokenBucket;
+
+use super::{Event, Mailbox, Open, Pairing, RoomLimits, Source, Wait, Waiting};
+
+/// Signals a second that a side of a session may send for long.
+const SIGNALS_PER_SECOND: u64 = 2;
+
+/// How often a side of a session may tell what became of it: the path may move.
+const REPORTS: u8 = 4;
+
+/// Names a seat; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct SeatKey(u64);
+
+struct SeatState<M> {
+    mailbox: M,
+    observed: SocketAddr,
+    signals: bool,
+    waiting: Option<Box<Entry>>,
+    sessions: Vec<SessionId>,
+}
+
+/// A waiting initiator.
+struct Entry {
+    id: RendezvousId,
+    protocol: Protocol,
+    target_ip: Option<IpAddr>,
+    host: bool,
+    deadline: Mono,
+    /// Of the pair that is to be; a host gets a fresh one for each receiver.
+    session: SessionId,
+    endpoints: Box<[SocketAddr]>,
+}
+
+struct Session<G> {
+    /// The initiator's side, then the receiver's; `None` for one that is not there (any more).
+    sides: [Option<Side>; 2],
+    open: G,
+}
+
+struct Side {
+    seat: SeatKey,
+    budget: TokenBucket,
+    reports: u8,
+}
+
+/// See [`Room`](super::Room).
+pub(super) struct Table<M: Mailbox, G> {
+    limits: RoomLimits,
+    rng: ChaCha12Rng,
+    open: Open<G>,
+    closed: bool,
+    /// The latest time that was passed in.
+    now: Mono,
+    last_seat: u64,
+    seats: HashMap<SeatKey, SeatState<M>, RandomState>,
+    ids: HashMap<RendezvousId, Vec<SeatKey>, RandomState>,
+    sources: HashMap<Source, usize, RandomState>,
+    deadlines: BTreeSet<(Mono, SeatKey)>,
+    sessions: HashMap<SessionId, Session<G>, RandomState>,
+    /// What was opened for pairs whose sessions are over, and until when it is kept.
+    lingering: VecDeque<(Mono, G)>,
+}
+
+impl<M: Mailbox, G> Table<M, G> {
+    pub(super) fn new(limits: RoomLimits, seed: [u8; 32], open: Open<G>) -> Self {
+        let mut rng = ChaCha12Rng::from_seed(seed);
+        let mut word = || rng.next_u64();
+        let seeds = RandomState::with_seeds(word(), word(), word(), word());
+        Self {
+            limits,
+            rng,
+            open,
+            closed: false,
+            now: Mono(0),
+            last_seat: 0,
+            seats: HashMap::with_hasher(seeds.clone()),
+            ids: HashMap::with_hasher(seeds.clone()),
+            sources: HashMap::with_hasher(seeds.clone()),
+            deadlines: BTreeSet::new(),
+            sessions: HashMap::with_hasher(seeds),
+            lingering: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn seat(&mut self, mailbox: M, observed: SocketAddr, signals: bool) -> SeatKey {
+        self.last_seat += 1;
+        let key = SeatKey(self.last_seat);
+        let seat = SeatState {
+            mailbox,
+            observed: SocketAddr::new(observed.ip().to_canonical(), observed.port()),
+            signals,
+            waiting: None,
+            sessions: Vec::new(),
+        };
+        self.seats.insert(key, seat);
+        key
+    }
+
+    pub(super) fn unseat(&mut self, key: SeatKey) {
+        self.stop_waiting(key);
+        let Some(seat) = self.seats.remove(&key) else {
+            return;
+        };
+        for session in seat.sessions {
+            self.leave_side(key, session);
+        }
+    }
+
+    pub(super) fn wait(
+        &mut self,
+        now: Mono,
+        key: SeatKey,
+        wait: Wait,
+    ) -> Result<Waiting, ErrorCode> {
+        self.now = now;
+        let limits = self.limits;
+        let session = self.random_session();
+        let seat = self.seats.get_mut(&key).ok_or(ErrorCode::Internal)?;
+        let source = Source::from(seat.observed.ip());
+        if self.closed {
+            return Err(ErrorCode::GoingAway);
+        }
+        if seat.waiting.is_some() {
+            return Err(ErrorCode::BadRequest);
+        }
+        let from_source = self.sources.get(&source).copied().unwrap_or(0);
+        if self.deadlines.len() >= limits.waiting || from_source >= limits.waiting_per_source {
+            return Err(ErrorCode::TooMany);
+        }
+        let queue = self.ids.entry(wait.id).or_default();
+        if queue.len() >= limits.waiting_per_id {
+            return Err(ErrorCode::Busy);
+        }
+        let wait_s = match wait.host {
+            true => limits.host_silence_s,
+            false => wait.wait_s.clamp(1, limits.max_wait_s.max(1)),
+        };
+        let deadline = now.plus_secs(wait_s);
+        queue.push(key);
+        *self.sources.entry(source).or_default() += 1;
+        self.deadlines.insert((deadline, key));
+        seat.waiting = Some(Box::new(Entry {
+            id: wait.id,
+            protocol: wait.protocol,
+            target_ip: wait.target_ip.map(|ip| ip.to_canonical()),
+            host: wait.host,
+            deadline,
+            session,
+            endpoints: wait.endpoints.into(),
+        }));
+        Ok(Waiting {
+            session: (!wait.host).then_some(session),
+            wait_s,
+        })
+    }
+
+    pub(super) fn receive(
+        &mut self,
+        now: Mono,
+        key: SeatKey,
+        id: RendezvousId,
+        endpoints: Vec<SocketAddr>,
+    ) -> Result<Pairing, ErrorCode> {
+        self.now = now;
+        let receiver = self.seats.get(&key).ok_or(ErrorCode::Internal)?;
+        if self.closed {
+            return Err(ErrorCode::GoingAway);
+        }
+        if receiver.waiting.is_some() {
+            return Err(ErrorCode::BadRequest);
+        }
+        if receiver.sessions.len() >= self.limits.sessions_per_seat {
+            return Err(ErrorCode::TooMany);
+        }
+        let mut refusal = ErrorCode::NobodyWaits;
+        for waiter in self.candidates(&id) {
+            match self.try_pair(now, waiter, key, &endpoints) {
+                Ok(pairing) => return Ok(pairing),
+                // Another one may do; the caller learns that the matter is only one of caps.
+                Err(ErrorCode::TooMany) => refusal = ErrorCode::TooMany,
+                Err(_) => {}
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Who waits under an id, in the order in which receivers get them: those who wait for one
+    /// receiver in the order of their coming, then hosts, the latest first, because one that had
+    /// to connect again is there twice for a while.
+    fn candidates(&self, id: &RendezvousId) -> Vec<SeatKey> {
+        let queue = self.ids.get(id).map_or(&[][..], Vec::as_slice);
+        let is_host = |key: &&SeatKey| {
+            let entry = self.seats.get(*key).and_then(|seat| seat.waiting.as_ref());
+            entry.is_some_and(|entry| entry.host)
+        };
+        let once = queue.iter().filter(|key| !is_host(key));
+        let hosts = queue.iter().rev().filter(is_host);
+        once.chain(hosts).copied().collect()
+    }
+
+    fn try_pair(
+        &mut self,
+        now: Mono,
+        waiter: SeatKey,
+        key: SeatKey,
+        endpoints: &[SocketAddr],
+    ) -> Result<Pairing, ErrorCode> {
+        let fresh = self.random_session();
+        let receiver = self.seats.get(&key).ok_or(ErrorCode::Internal)?;
+        let initiator = self.seats.get(&waiter).ok_or(ErrorCode::NobodyWaits)?;
+        let entry = initiator.waiting.as_ref().ok_or(ErrorCode::NobodyWaits)?;
+        if entry.deadline <= now {
+            // Its time is up, whether or not it was told already.
+            self.time_out(waiter);
+            return Err(ErrorCode::NobodyWaits);
+        }
+        let (observed, peer_observed) = (receiver.observed, initiator.observed);
+        if entry.target_ip.is_some_and(|ip| ip != observed.ip()) {
+            return Err(ErrorCode::NobodyWaits);
+        }
+        if self.sessions.len() >= self.limits.sessions
+            || initiator.sessions.len() >= self.limits.sessions_per_seat
+        {
+            return Err(ErrorCode::TooMany);
+        }
+        let (host, protocol) = (entry.host, entry.protocol);
+        let session = if host { fresh } else { entry.session };
+        let peer_endpoints = entry.endpoints.to_vec();
+        let open = (self.open)(&session, [peer_observed.ip(), observed.ip()]);
+        let told = initiator.mailbox.deliver(Event::Paired(Pairing {
+            session,
+            role: Role::Initiator,
+            protocol,
+            observed: peer_observed,
+            peer_observed: observed,
+            peer_endpoints: endpoints.to_vec(),
+            host,
+        }));
+        if told.is_err() {
+            // Its connection is ending. Nobody is paired with the dead.
+            self.stop_waiting(waiter);
+            return Err(ErrorCode::NobodyWaits);
+        }
+        if !host {
+            self.stop_waiting(waiter);
+        }
+        self.begin(session, [waiter, key], open);
+        Ok(Pairing {
+            session,
+            role: Role::Receiver,
+            protocol,
+            observed,
+            peer_observed,
+            peer_endpoints,
+            host,
+        })
+    }
+
+    /// Begins a session; one that no side can speak in lingers only.
+    fn begin(&mut self, session: SessionId, seats: [SeatKey; 2], open: G) {
+        let budget = || TokenBucket::new(SIGNALS_PER_SECOND, u64::from(self.limits.signals));
+        let sides = seats.map(|key| {
+            let seat = self.seats.get_mut(&key).filter(|seat| seat.signals)?;
+            seat.sessions.push(session);
+            Some(Side {
+                seat: key,
+                budget: budget(),
+                reports: 0,
+            })
+        });
+        if sides.iter().all(Option::is_none) {
+            self.linger(open);
+        } else {
+            self.sessions.insert(session, Session { sides, open });
+        }
+    }
+
+    pub(super) fn renew(&mut self, now: Mono, key: SeatKey) {
+        self.now = now;
+        let deadline = now.plus_secs(self.limits.host_silence_s);
+        let entry = self.seats.get_mut(&key).and_then(|s| s.waiting.as_mut());
+        if let Some(entry) = entry.filter(|entry| entry.host && entry.deadline > now) {
+            self.deadlines.remove(&(entry.deadline, key));
+            entry.deadline = deadline;
+            self.deadlines.insert((deadline, key));
+        }
+    }
+
+    pub(super) fn signal(
+        &mut self,
+        now: Mono,
+        key: SeatKey,
+        session: SessionId,
+        blob: String,
+    ) -> Result<(), ErrorCode> {
+        self.now = now;
+        if blob.len() > MAX_BLOB {
+            return Err(ErrorCode::TooLarge);
+        }
+        let found = self.sessions.get_mut(&session);
+        let [a, b] = &mut found.ok_or(ErrorCode::NoSession)?.sides;
+        let (own, peer) = match (a, b) {
+            (Some(own), peer) if own.seat == key => (own, peer),
+            (peer, Some(own)) if own.seat == key => (own, peer),
+            _ => return Err(ErrorCode::NoSession),
+        };
+        let peer = peer.as_ref().ok_or(ErrorCode::NoSession)?.seat;
+        if !own.budget.take(now, 1) {
+            return Err(ErrorCode::TooMany);
+        }
+        if let Some(peer) = self.seats.get(&peer) {
+            // A peer that does not take it is about to end, and then the sender is told.
+            let _ = peer.mailbox.deliver(Event::Signal { session, blob });
+        }
+        Ok(())
+    }
+
+    pub(super) fn report(&mut self, key: SeatKey, session: &SessionId) -> Result<bool, ErrorCode> {
+        let found = self.sessions.get_mut(session);
+        let sides = &mut found.ok_or(ErrorCode::NoSession)?.sides;
+        let own = sides.iter_mut().flatten().find(|side| side.seat == key);
+        let own = own.ok_or(ErrorCode::NoSession)?;
+        own.reports = own.reports.saturating_add(1);
+        Ok(own.reports <= REPORTS)
+    }
+
+    pub(super) fn has_sessions(&self, key: SeatKey) -> bool {
+        let seat = self.seats.get(&key);
+        seat.is_some_and(|seat| !seat.sessions.is_empty())
+    }
+
+    pub(super) fn leave(&mut self, key: SeatKey, session: SessionId) -> Result<(), ErrorCode> {
+        let seat = self.seats.get_mut(&key).ok_or(ErrorCode::Internal)?;
+        let at = seat.sessions.iter().position(|own| *own == session);
+        seat.sessions.swap_remove(at.ok_or(ErrorCode::NoSession)?);
+        self.leave_side(key, session);
+        Ok(())
+    }
+
+    fn leave_side(&mut self, key: SeatKey, session: SessionId) {
+        let Some(found) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        for side in &mut found.sides {
+            if side.as_ref().is_some_and(|side| side.seat == key) {
+                *side = None;
+            }
+        }
+        match found.sides.iter().flatten().next() {
+            Some(peer) => {
+                if let Some(peer) = self.seats.get(&peer.seat) {
+                    // One that does not take it is leaving, too.
+                    let _ = peer.mailbox.deliver(Event::PeerLeft { session });
+                }
+            }
+            None => {
+                if let Some(ended) = self.sessions.remove(&session) {
+                    self.linger(ended.open);
+                }
+            }
+        }
+    }
+
+    fn linger(&mut self, open: G) {
+        if self.lingering.len() >= self.limits.sessions {
+            self.lingering.pop_front();
+        }
+        let until = self.now.plus_secs(self.limits.linger_s);
+        self.lingering.push_back((until, open));
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Mono) {
+        self.now = now;
+        while let Some(&(deadline, key)) = self.deadlines.first() {
+            if deadline > now {
+                break;
+            }
+            self.time_out(key);
+        }
+        while self.lingering.front().is_some_and(|(at, _)| *at <= now) {
+            self.lingering.pop_front();
+        }
+        self.shrink();
+    }
+
+    /// Gives memory back after a flood.
+    fn shrink(&mut self) {
+        fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V, RandomState>) {
+            if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
+                map.shrink_to(map.len() * 2);
+            }
+        }
+        shrink(&mut self.seats);
+        shrink(&mut self.ids);
+        shrink(&mut self.sources);
+        shrink(&mut self.sessions);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Mono> {
+        let wait = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let linger = self.lingering.front().map(|(until, _)| *until);
+        wait.into_iter().chain(linger).min()
+    }
+
+    fn time_out(&mut self, key: SeatKey) {
+        self.stop_waiting(key);
+        if let Some(seat) = self.seats.get(&key) {
+            // One that does not take it has gone without waiting for the answer.
+            let _ = seat.mailbox.deliver(Event::TimedOut);
+        }
+    }
+
+    /// Takes a waiting entry out of every table.
+    fn stop_waiting(&mut self, key: SeatKey) {
+        let Some(seat) = self.seats.get_mut(&key) else {
+            return;
+        };
+        let Some(entry) = seat.waiting.take() else {
+            return;
+        };
+        let source = Source::from(seat.observed.ip());
+        self.deadlines.remove(&(entry.deadline, key));
+        if let Some(queue) = self.ids.get_mut(&entry.id) {
+            queue.retain(|waiter| *waiter != key);
+            if queue.is_empty() {
+                self.ids.remove(&entry.id);
+            }
+        }
+        if let Some(count) = self.sources.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.sources.remove(&source);
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        while let Some(&(_, key)) = self.deadlines.first() {
+            self.stop_waiting(key);
+            if let Some(seat) = self.seats.get(&key) {
+                // Whoever has gone need not know.
+                let _ = seat.mailbox.deliver(Event::GoingAway);
+            }
+        }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.deadlines.len()
+    }
+
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.seats.is_empty()
+            && self.ids.is_empty()
+            && self.sources.is_empty()
+            && self.deadlines.is_empty()
+            && self.sessions.is_empty()
+            && self.lingering.is_empty()
+    }
+
+    fn random_session(&mut self) -> SessionId {
+        let mut id = [0; 16];
+        self.rng.fill_bytes(&mut id);
+        SessionId(id)
+    }
+}

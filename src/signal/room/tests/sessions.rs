@@ -1,0 +1,128 @@
+//! What happens between two who found each other.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::*;
+use crate::pairing::MAX_BLOB;
+
+fn pair(house: &House) -> (Person, Person, SessionId) {
+    let a = house.person("192.0.2.1:1");
+    let b = house.person("192.0.2.2:1");
+    a.seat.wait(T0, wish("k")).expect("it waits");
+    let session = b.receive(T0, "k").expect("paired").session;
+    a.letters.take();
+    (a, b, session)
+}
+
+#[test]
+fn signals_go_to_the_peer_and_to_nobody_else() {
+    let house = house(RoomLimits::default());
+    let (a, b, session) = pair(&house);
+    let blob = |text: &str| text.to_owned();
+    a.seat.signal(T0, session, blob("one")).expect("sent");
+    b.seat.signal(T0, session, blob("two")).expect("sent");
+    let got = |session, text| Event::Signal {
+        session,
+        blob: blob(text),
+    };
+    assert_eq!(b.letters.take(), [got(session, "one")]);
+    assert_eq!(a.letters.take(), [got(session, "two")]);
+
+    let (c, _d, other) = pair(&house);
+    let foreign = c.seat.signal(T0, session, blob("x"));
+    assert_eq!(foreign, Err(ErrorCode::NoSession));
+    let foreign = a.seat.signal(T0, other, blob("x"));
+    assert_eq!(foreign, Err(ErrorCode::NoSession));
+    assert_eq!(c.seat.leave(session), Err(ErrorCode::NoSession));
+    let long = a.seat.signal(T0, session, "x".repeat(MAX_BLOB + 1));
+    assert_eq!(long, Err(ErrorCode::TooLarge));
+
+    drop(b);
+    assert_eq!(a.letters.take(), [Event::PeerLeft { session }]);
+    let late = a.seat.signal(T0, session, blob("x"));
+    assert_eq!(late, Err(ErrorCode::NoSession));
+}
+
+#[test]
+fn a_side_that_signals_too_much_is_told_so() {
+    let house = house(RoomLimits {
+        signals: 10,
+        ..RoomLimits::default()
+    });
+    let (a, b, session) = pair(&house);
+    let send = |now| a.seat.signal(now, session, "x".into());
+    let sent = (0..50).filter(|_| send(T0).is_ok()).count();
+    assert_eq!(sent, 10);
+    assert_eq!(send(T0), Err(ErrorCode::TooMany));
+    let sent = (0..50).filter(|_| send(T0.plus_secs(2)).is_ok()).count();
+    assert_eq!(sent, 4);
+    assert_eq!(b.letters.take().len(), 14);
+    b.seat.signal(T0, session, "y".into()).expect("its own");
+}
+
+#[test]
+fn results_count_a_few_times() {
+    let house = house(RoomLimits::default());
+    let (a, _b, session) = pair(&house);
+    let counted = (0..20).filter(|_| a.seat.report(&session) == Ok(true));
+    assert_eq!(counted.count(), 4);
+    let stranger = house.person("192.0.2.9:1");
+    assert_eq!(stranger.seat.report(&session), Err(ErrorCode::NoSession));
+}
+
+#[test]
+fn one_that_only_asked_can_not_be_signalled_to() {
+    let house = house(RoomLimits::default());
+    let poll = house.visitor("192.0.2.1:1", false);
+    let socket = house.person("192.0.2.2:1");
+    poll.seat.wait(T0, wish("k")).expect("it waits");
+    let session = socket.receive(T0, "k").expect("paired").session;
+    let sent = socket.seat.signal(T0, session, "x".into());
+    assert_eq!(sent, Err(ErrorCode::NoSession));
+    drop(poll);
+    assert!(socket.letters.take().is_empty());
+
+    let [a, b] = ["192.0.2.3:1", "192.0.2.4:1"].map(|from| house.visitor(from, false));
+    a.seat.wait(T0, wish("k")).expect("it waits");
+    b.receive(T0, "k").expect("paired");
+    assert_eq!(house.room.sessions(), 1, "two that only asked need none");
+    assert_eq!(house.open.load(Relaxed), 2, "but their relay");
+}
+
+#[test]
+fn what_was_opened_for_a_pair_outlives_its_session_for_a_while() {
+    let limits = RoomLimits {
+        linger_s: 600,
+        ..RoomLimits::default()
+    };
+    let house = house(limits);
+    let (a, b, session) = pair(&house);
+    house.room.handle_timeout(T0.plus_secs(100_000));
+    assert_eq!(house.open.load(Relaxed), 1, "it lives as the session does");
+    let end = T0.plus_secs(100_000);
+    a.seat.leave(session).expect("its own");
+    assert_eq!(b.letters.take(), [Event::PeerLeft { session }]);
+    house.room.handle_timeout(end.plus_secs(10_000));
+    assert_eq!(house.open.load(Relaxed), 1, "the other side is there");
+    let end = end.plus_secs(10_000);
+    drop(b);
+    house.room.handle_timeout(end.plus_secs(599));
+    assert_eq!(house.open.load(Relaxed), 1);
+    assert_eq!(house.room.poll_timeout(), Some(end.plus_secs(600)));
+    house.room.handle_timeout(end.plus_secs(600));
+    assert_eq!(house.open.load(Relaxed), 0);
+}
+
+#[test]
+fn a_closed_room_tells_those_who_wait_and_lets_sessions_go_on() {
+    let house = house(RoomLimits::default());
+    let (a, b, session) = pair(&house);
+    let desk = house.person("192.0.2.5:1");
+    desk.seat.wait(T0, host("h")).expect("it waits");
+    house.room.close();
+    assert_eq!(desk.letters.take(), [Event::GoingAway]);
+    assert_eq!(desk.seat.wait(T0, host("h")), Err(ErrorCode::GoingAway));
+    assert_eq!(b.receive(T0, "h"), Err(ErrorCode::GoingAway));
+    a.seat.signal(T0, session, "x".into()).expect("sent");
+    assert_eq!(b.letters.take().len(), 1);
+}

@@ -1,0 +1,266 @@
+//! Pairing over real sockets: HTTP and WebSocket, by key and by id, in every combination.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests of real sockets wait in real time"
+)]
+
+mod signal_support;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use signal_support::{Socket, connect, connect_from, initiator, pair, post, receiver, reply, with};
+use turnserver::client::rendezvous::{Rendezvous, SocketOptions};
+use turnserver::pairing::{
+    AccessKey, ClientMessage, ErrorCode, Join, Outcome, Protocol, Role, ServerMessage,
+};
+use turnserver::signal::{self, Handle};
+
+fn serve() -> (Handle, SocketAddr) {
+    let handle = signal::serve(SocketAddr::from(([127, 0, 0, 1], 0))).expect("it serves");
+    let address = handle.addresses()[0];
+    (handle, address)
+}
+
+fn until(mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < signal_support::LIMIT, "it never was");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn two_requests_with_one_key_are_paired() {
+    let (handle, server) = serve();
+    let waiting = post(connect(server), &initiator("our key").to_string());
+    let own = waiting.local_addr().expect("an address");
+    until(|| handle.snapshot().waiting == 1);
+    assert_eq!(pair(server, &receiver("another")).status, 404);
+    let told = ["10.0.0.7:9", "[fd00::7]:9"];
+    let second = with(receiver("our key"), json!({"endpoints": told}));
+    let second = pair(server, &second);
+    let first = reply(waiting);
+    assert_eq!((first.status, second.status), (200, 200));
+    assert_eq!(first.body["type"], "paired");
+    assert_eq!(first.body["role"], "initiator");
+    assert_eq!(second.body["role"], "receiver");
+    assert_eq!(second.body["protocol"], "udp", "the default");
+    assert_eq!(first.body["session"], second.body["session"]);
+    assert_eq!(first.body["observed"], own.to_string());
+    assert_eq!(first.body["peer_observed"], second.body["observed"]);
+    assert_eq!(second.body["peer_observed"], own.to_string());
+    assert_eq!(first.body["peer_endpoints"], json!(told));
+    let read = handle.snapshot();
+    assert_eq!((read.waiting, read.sessions, read.pairs), (0, 0, 1));
+    until(|| handle.snapshot().connections == 0);
+}
+
+#[test]
+fn the_initiator_chooses_the_protocol() {
+    let (handle, server) = serve();
+    let wait = with(initiator("k"), json!({"protocol": "tcp"}));
+    let waiting = post(connect(server), &wait.to_string());
+    until(|| handle.snapshot().waiting == 1);
+    let second = with(receiver("k"), json!({"protocol": "udp"}));
+    assert_eq!(pair(server, &second).body["protocol"], "tcp");
+    assert_eq!(reply(waiting).body["protocol"], "tcp");
+}
+
+#[test]
+fn a_derived_id_and_a_plain_key_meet() {
+    let (_handle, server) = serve();
+    let id = AccessKey::new("our key").expect("a key").rendezvous_id();
+    let mut first = Socket::open(server);
+    first.join(json!({"role": "initiator", "id": id.to_string()}));
+    let waiting = first.expect("waiting");
+    assert_eq!(waiting["wait_s"], 30);
+    let second = pair(server, &receiver("our key"));
+    assert_eq!(second.body["session"], waiting["session"]);
+    let paired = first.expect("paired");
+    assert_eq!(paired["session"], waiting["session"]);
+}
+
+#[test]
+fn a_receiver_is_answered_at_once() {
+    let (_handle, server) = serve();
+    let started = Instant::now();
+    let answer = pair(server, &receiver("k"));
+    assert_eq!(
+        (answer.status, &answer.body["code"]),
+        (404, &json!("nobody_waits"))
+    );
+    // Nothing waits here for anything, and a second is far from a wait.
+    assert!(started.elapsed() < Duration::from_secs(1));
+    let mut socket = Socket::open(server);
+    socket.join(receiver("k"));
+    socket.expect_error("nobody_waits");
+    // It may ask again on the same connection.
+    let mut waiting = Socket::open(server);
+    waiting.join(initiator("k"));
+    waiting.expect("waiting");
+    socket.join(receiver("k"));
+    socket.expect("paired");
+}
+
+#[test]
+fn a_wait_without_a_receiver_ends_in_time_and_the_key_can_be_used_again() {
+    let (handle, server) = serve();
+    let wait = with(initiator("k"), json!({"wait_s": 1}));
+    let mut socket = Socket::open(server);
+    let started = Instant::now();
+    socket.join(wait.clone());
+    assert_eq!(socket.expect("waiting")["wait_s"], 1);
+    let answer = pair(server, &wait);
+    assert_eq!(
+        (answer.status, &answer.body["code"]),
+        (408, &json!("timed_out"))
+    );
+    socket.expect_error("timed_out");
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert_eq!(handle.snapshot().waiting, 0);
+    assert_eq!(pair(server, &receiver("k")).status, 404);
+    socket.join(wait);
+    socket.expect("waiting");
+    assert_eq!(pair(server, &receiver("k")).status, 200);
+}
+
+#[test]
+fn only_the_named_address_pairs() {
+    let (_handle, server) = serve();
+    let mut first = Socket::open(server);
+    first.join(with(initiator("k"), json!({"target_ip": "127.0.0.2"})));
+    first.expect("waiting");
+    assert_eq!(pair(server, &receiver("k")).body["code"], "nobody_waits");
+    let named = connect_from([127, 0, 0, 2].into(), server);
+    let answer = reply(post(named, &receiver("k").to_string()));
+    assert_eq!(answer.status, 200);
+    let paired = first.expect("paired");
+    let peer: SocketAddr = paired["peer_observed"]
+        .as_str()
+        .expect("text")
+        .parse()
+        .expect("address");
+    assert_eq!(peer.ip().to_string(), "127.0.0.2");
+}
+
+#[test]
+fn signals_pass_both_ways_and_the_end_is_told() {
+    let (handle, server) = serve();
+    let (mut a, mut b) = (Socket::open(server), Socket::open(server));
+    a.join(initiator("k"));
+    a.expect("waiting");
+    b.join(receiver("k"));
+    let session = b.expect("paired")["session"].clone();
+    a.expect("paired");
+    for n in 0..50 {
+        let blob = format!("blob {n}");
+        a.say(&json!({"type": "signal", "session": session, "blob": blob}));
+        b.say(&json!({"type": "signal", "session": session, "blob": "b".repeat(4096)}));
+        assert_eq!(b.expect("signal")["blob"], blob);
+        assert_eq!(a.expect("signal")["session"], session);
+    }
+    let long = "x".repeat(4097);
+    a.say(&json!({"type": "signal", "session": session, "blob": long}));
+    a.expect_error("too_large");
+    let mut stranger = Socket::open(server);
+    stranger.say(&json!({"type": "signal", "session": session, "blob": "x"}));
+    stranger.expect_error("no_session");
+    a.say(&json!({"type": "result", "session": session, "outcome": "direct"}));
+    drop(a);
+    assert_eq!(b.expect("peer_left")["session"], session);
+    b.say(&json!({"type": "leave", "session": session}));
+    until(|| handle.snapshot().sessions == 0);
+    let outcomes = handle.snapshot().outcomes;
+    assert_eq!(outcomes, [("direct", 1), ("relayed", 0), ("failed", 0)]);
+}
+
+#[test]
+fn an_initiator_that_has_gone_is_not_paired() {
+    let (handle, server) = serve();
+    for _ in 0..20 {
+        let mut socket = Socket::open(server);
+        socket.join(initiator("k"));
+        socket.expect("waiting");
+        let request = post(connect(server), &initiator("k").to_string());
+        until(|| handle.snapshot().waiting == 2);
+        drop((socket, request));
+        until(|| handle.snapshot().waiting == 0);
+        assert_eq!(pair(server, &receiver("k")).status, 404);
+    }
+    until(|| handle.snapshot().connections == 0);
+}
+
+/// The client of this library against the server of this library.
+#[tokio::test]
+async fn our_own_client_pairs() {
+    let (_handle, server) = serve();
+    let url = format!("http://{server}").parse().expect("a URL");
+    let key = AccessKey::new("our key").expect("a key");
+    let options = SocketOptions::default();
+    let mut a = Rendezvous::connect(&url, &options).await.expect("connects");
+    let mut b = Rendezvous::connect(&url, &options).await.expect("connects");
+    let join = |role| {
+        ClientMessage::Join(Join {
+            role,
+            id: Some(key.rendezvous_id()),
+            access_key: None,
+            protocol: Some(Protocol::Tcp),
+            target_ip: None,
+            wait_s: Some(5),
+            host: false,
+            endpoints: Vec::new(),
+        })
+    };
+    b.send(&join(Role::Receiver)).await.expect("sent");
+    let refused = b.next().await.expect("an answer");
+    assert!(matches!(
+        refused,
+        ServerMessage::Error {
+            code: ErrorCode::NobodyWaits,
+            ..
+        }
+    ));
+    a.send(&join(Role::Initiator)).await.expect("sent");
+    let ServerMessage::Waiting { session, .. } = a.next().await.expect("an answer") else {
+        panic!("it waits");
+    };
+    b.send(&join(Role::Receiver)).await.expect("sent");
+    for (side, own) in [(&mut a, Role::Initiator), (&mut b, Role::Receiver)] {
+        let ServerMessage::Paired {
+            session: paired,
+            role,
+            protocol,
+            observed,
+            ..
+        } = side.next().await.expect("an answer")
+        else {
+            panic!("paired");
+        };
+        assert_eq!((Some(paired), role), (session, own));
+        assert_eq!(protocol, Protocol::Tcp);
+        assert_eq!(observed, side.local_addr());
+    }
+    let session = session.expect("named");
+    let blob = "sealed".to_owned();
+    let signal = ClientMessage::Signal {
+        session,
+        blob: blob.clone(),
+    };
+    b.send(&signal).await.expect("sent");
+    assert_eq!(
+        a.next().await.ok(),
+        Some(ServerMessage::Signal { session, blob })
+    );
+    let outcome = Outcome::Direct;
+    a.send(&ClientMessage::Result { session, outcome })
+        .await
+        .expect("sent");
+    a.close().await;
+    assert_eq!(
+        b.next().await.ok(),
+        Some(ServerMessage::PeerLeft { session })
+    );
+}
