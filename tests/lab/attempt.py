@@ -30,6 +30,8 @@ class Result:
     reason: str = None
     # What went wrong, when it is not connected.
     error: str = None
+    # Seconds by what took them, when the direct path was cut and healed, see `moves.py`.
+    moves: dict = None
 
     def line(self):
         return json.dumps(asdict(self))
@@ -136,11 +138,7 @@ class Attempt:
         return result
 
     def talk(self, result):
-        key = secrets.token_hex(16)
-        command = [self.turnctl, "connect", self.server, key]
-        initiator = self.start(self.sides[0], command + [self.protocol, "--json"])
-        self.until("wait for the receiver", TO_WAIT, lambda: initiator.when("waiting"))
-        receiver = self.start(self.sides[1], command + ["--json"])
+        initiator, receiver = self.connect()
         spawned = time.monotonic()
         lines = [self.line(end) for end in self.ends]
         for end, line in zip(self.ends, lines):
@@ -166,6 +164,21 @@ class Attempt:
             lambda: receiver.got == lines[0] and initiator.got == lines[1],
         )
         self.conclude(result, start)
+        self.finish()
+        if [receiver.got, initiator.got] != lines:
+            raise Failed("more arrived than was sent")
+        result.connected = True
+
+    def connect(self):
+        """Starts both; the receiver when somebody waits for it."""
+        key = secrets.token_hex(16)
+        command = [self.turnctl, "connect", self.server, key]
+        initiator = self.start(self.sides[0], command + [self.protocol, "--json"])
+        self.until("wait for the receiver", TO_WAIT, lambda: initiator.when("waiting"))
+        return initiator, self.start(self.sides[1], command + ["--json"])
+
+    def finish(self):
+        """Ends both in order."""
         for end in self.ends:
             end.process.stdin.close()
         self.until("end", TO_END, lambda: all(end.open == 0 for end in self.ends), ending=True)
@@ -173,9 +186,6 @@ class Attempt:
             code = end.process.wait(timeout=TO_END)
             if code != 0:
                 raise Failed(f"{end.name} ended with code {code}: {end.told()}")
-        if [receiver.got, initiator.got] != lines:
-            raise Failed("more arrived than was sent")
-        result.connected = True
 
     def conclude(self, result, start):
         for end in self.ends:

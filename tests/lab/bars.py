@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 # Easy for each other, whichever two meet.
 EASY = {"N0", "N1", "N2", "N3", "N3b", "N7", "N8", "N9"}
-SEQUENTIAL = {"N4", "N4d2"}
+SEQUENTIAL = {"N4", "N4d2", "N4s"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ P01 = Bar("P01", 100, median=0.2, p99=2)
 P02_CONE = Bar("P02", 100)
 P02_RESTRICTED = Bar("P02", 98, p99=3)
 P03 = Bar("P03", 95)
+P03_SHARED = Bar("P03", 80)
 P04 = Bar("P04", None, first_byte=0.1)
 P05 = Bar("P05", 98, p99=3)
 P05_REFUSED = Bar("P05", 90, p99=3)
@@ -44,7 +45,7 @@ def bar(pair, protocol):
             return P02_CONE
         return P02_RESTRICTED if kinds & {"N3", "N3b"} else None
     if kinds <= SEQUENTIAL | {"N3"}:
-        return P03
+        return P03_SHARED if "N4s" in kinds else P03
     return None
 
 

@@ -4,6 +4,7 @@ The kernel's own NAT keeps a source port when it can and lets in what belongs to
 The other kinds are made from it by sets of open ports and by the choice of the port.
 """
 
+import random
 from dataclasses import dataclass
 
 # Behaviour in the words of RFC 4787 and RFC 5780. AD is address dependent.
@@ -26,6 +27,8 @@ class Kind:
     filtering: str = ADDRESS_AND_PORT
     # Mapped ports of a sequential NAT differ by so much.
     delta: int = 0
+    # The share of its ports that others behind the same NAT take in between.
+    taken: float = 0
     # What reaches the outer address and belongs to no connection is dropped in silence. Otherwise
     # the router answers as a host without such a port does, and its connection tracking remembers.
     drops_strays: bool = True
@@ -46,8 +49,10 @@ class Kind:
         elif self.filtering == BLOCKED:
             egress = "meta l4proto udp drop"
         if self.delta:
-            ports = [f"{i}: {20000 + i * self.delta}" for i in range(SEQUENCE)]
-            to = f"numgen inc mod {SEQUENCE} map {{ {', '.join(ports)} }}"
+            ports = (20000 + i * self.delta for i in range(SEQUENCE))
+            free = [port for port in ports if random.random() >= self.taken]
+            in_turn = ", ".join(f"{i}: {port}" for i, port in enumerate(free))
+            to = f"numgen inc mod {len(free)} map {{ {in_turn} }}"
             # Each protocol counts by itself.
             snat = f"meta l4proto udp masquerade to :{to}; meta l4proto tcp masquerade to :{to}"
         elif self.mapping == ADDRESS_AND_PORT:
@@ -124,6 +129,7 @@ KINDS = {
         Kind("N3b", "as N3, but answers strays", drops_strays=False),
         Kind("N4", "symmetric, next port is +1", mapping=ADDRESS_AND_PORT, delta=1),
         Kind("N4d2", "symmetric, next port is +2", mapping=ADDRESS_AND_PORT, delta=2),
+        Kind("N4s", "as N4, shared: others take 10 %", mapping=ADDRESS_AND_PORT, delta=1, taken=0.1),
         Kind("N5", "symmetric, random port", mapping=ADDRESS_AND_PORT),
         Kind("N6", "UDP is blocked", filtering=BLOCKED),
         Kind("N7", "N3 behind N3", nats=2),

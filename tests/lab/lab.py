@@ -91,6 +91,14 @@ def listens(process, protocol, port):
     return False
 
 
+CUT = """
+add table inet cut
+add chain inet cut through { type filter hook forward priority filter; }
+add rule inet cut through iifname west oifname east drop
+add rule inet cut through iifname east oifname west drop
+"""
+
+
 class Lab:
     """The namespaces of one pair of kinds; gone on exit."""
 
@@ -141,6 +149,14 @@ class Lab:
                 except BrokenPipeError:
                     pass  # It has not read all.
         self.started.remove(process)
+
+    def cut(self):
+        """Nothing passes between the two sides any more, but for what goes by way of the server."""
+        sh(f"ip netns exec {self.tag}middle nft -f -", input=CUT)
+
+    def heal(self):
+        """Undoes a cut."""
+        sh(f"ip netns exec {self.tag}middle nft delete table inet cut")
 
     def build(self):
         for name in ("server", "west", "middle", "east"):

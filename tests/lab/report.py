@@ -8,11 +8,20 @@ from kinds import KINDS
 BARS = {
     "P01": "easy kinds with each other: all direct, median within 0.2 s, 99 of 100 within 2 s",
     "P02": "N5 with N0, N1, N2: all direct; with N3, N3b: 98 of 100, within 3 s",
-    "P03": "N4 with N3, N4: 95 of 100 direct",
+    "P03": "N4 with N3, N4: 95 of 100 direct; shared (N4s): 80",
     "P04": "N5 with N5, N6 with any: the relay, first byte within 0.1 s of pairing",
     "P05": "TCP among N0 to N3: 98 of 100 direct within 3 s; with N3b: 90",
     "P06": "the first byte within 0.1 s of pairing, on any pair",
     "P12": "with 5 % loss every attempt connects",
+}
+
+# What a session whose path moves is measured by, and the bars P07 and P08, in seconds.
+MOVES = {
+    "gap while direct came": 0.05,
+    "relayed after": 1,
+    "gap while direct died": 1,
+    "direct again after": 10,
+    "gap while it came back": 0.05,
 }
 
 
@@ -20,7 +29,9 @@ def cells(results):
     """Results by protocol and pair."""
     found = {}
     for result in results:
-        found.setdefault((result.protocol, tuple(result.pair.split("x"))), []).append(result)
+        if result.moves is None:
+            pair = tuple(result.pair.split("x"))
+            found.setdefault((result.protocol, pair), []).append(result)
     return found
 
 
@@ -86,7 +97,34 @@ def summary(results):
         if found:
             line += f"  MISSED {found[0]}: {found[1]}"
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join(lines + moves(results))
+
+
+def moves(results):
+    """Markdown: how the sessions fared whose direct path was cut and healed."""
+    found = {}
+    for result in results:
+        if result.moves is not None:
+            found.setdefault(result.pair, []).append(result)
+    if not found:
+        return []
+    names = [name for name in MOVES if any(name in r.moves for rs in found.values() for r in rs)]
+    text = [
+        "| pair | whole and in order | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 2) + "|",
+        "| bar | all | " + " | ".join(f"{MOVES[name]} s" for name in names) + " |",
+    ]
+    for pair, attempts in found.items():
+        line = [pair, f"{sum(a.connected for a in attempts)} of {len(attempts)}"]
+        for name in names:
+            worst = max((a.moves[name] for a in attempts if name in a.moves), default=None)
+            if worst is None:
+                line.append("")
+            else:
+                bold = "**" * (worst > MOVES[name])
+                line.append(f"{bold}{worst:.3f} s{bold}")
+        text.append("| " + " | ".join(line) + " |")
+    return text
 
 
 def tables(results, loss):
@@ -152,13 +190,14 @@ def spread(counts):
     return str(low) if low == high else f"{low} to {high}"
 
 
-def write(path, results, loss):
-    """Replaces what stands between the markers of this loss."""
+def write(path, results, loss, moved):
+    """Replaces what stands between the markers of this loss, or of the moves."""
     with open(path) as file:
         text = file.read()
-    begin = f"<!-- measured, loss {loss:g} %: begin -->"
-    end = f"<!-- measured, loss {loss:g} %: end -->"
+    name = "moves" if moved else f"loss {loss:g} %"
+    begin, end = f"<!-- measured, {name}: begin -->", f"<!-- measured, {name}: end -->"
     before, rest = text.split(begin)
     after = rest.split(end)[1]
+    table = "\n".join(moves(results)) if moved else tables(results, loss)
     with open(path, "w") as file:
-        file.write(f"{before}{begin}\n{tables(results, loss)}\n{end}{after}")
+        file.write(f"{before}{begin}\n{table}\n{end}{after}")
