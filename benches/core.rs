@@ -72,3 +72,9 @@ fn authenticated_refresh(bencher: Bencher<'_, '_>) {
 fn allocate_and_delete(bencher: Bencher<'_, '_>) {
     bencher.bench_local(operations::allocate_and_delete());
 }
+
+/// All are free, few, one.
+#[divan::bench(args = [258_048, 1000, 1])]
+fn lease_when_free(bencher: Bencher<'_, '_>, free: usize) {
+    bencher.bench_local(operations::lease_when_free(free));
+}

@@ -82,6 +82,73 @@ fn threads_never_share_a_port_and_all_come_back() {
     assert_eq!(all.len(), 200);
 }
 
+/// All of two full ranges is held but for a few ports, which threads take and give back all the
+/// time: none is ever leased twice or lost, and one that is nobody's is always found.
+#[test]
+fn threads_share_the_last_free_ports() {
+    let pairs = ["192.0.2.1", "192.0.2.2"].map(|text| (ip(text), ip(text)));
+    let addresses = RelayAddresses::new(pairs.to_vec(), 1024..=65_535);
+    let mut held: HashMap<SocketAddr, PortLease> =
+        std::iter::from_fn(|| addresses.lease(Family::V4, false, &mut rng(9)))
+            .map(|lease| (lease.local(), lease))
+            .collect();
+    assert_eq!(held.len(), 2 * 64_512);
+    // Ten free ports for four threads that hold two at most each.
+    let free = [
+        1024, 1025, 1027, 31_000, 31_001, 31_002, 31_003, 65_534, 65_535, 65_533,
+    ]
+    .map(|port| SocketAddr::new(ip("192.0.2.2"), port));
+    let holders: HashMap<SocketAddr, AtomicU32> =
+        free.iter().map(|addr| (*addr, AtomicU32::new(0))).collect();
+    for addr in &free {
+        drop(held.remove(addr).expect("it was held"));
+    }
+    let pairs: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|seed| {
+                let (addresses, holders) = (&addresses, &holders);
+                scope.spawn(move || {
+                    let mut rng = rng(seed);
+                    let mut pairs = 0;
+                    for step in 0..20_000_u32 {
+                        let mut leases = Vec::new();
+                        if step % 3 == 0 {
+                            let pair = addresses.lease_pair(Family::V4, &mut rng);
+                            pairs += usize::from(pair.is_some());
+                            leases.extend(pair.into_iter().flat_map(<[_; 2]>::from));
+                        } else {
+                            let lease = addresses.lease(Family::V4, false, &mut rng);
+                            leases.push(lease.expect("there are more than can be held"));
+                            leases.extend(addresses.lease(Family::V4, true, &mut rng));
+                        }
+                        for lease in &leases {
+                            assert_eq!(holders[&lease.local()].fetch_add(1, Relaxed), 0);
+                        }
+                        for lease in leases {
+                            holders[&lease.local()].fetch_sub(1, Relaxed);
+                        }
+                    }
+                    pairs
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum()
+    });
+    assert!(pairs > 0);
+    assert_eq!(addresses.in_use(), held.len());
+    let mut rng = rng(99);
+    let pairs: Vec<_> = std::iter::from_fn(|| addresses.lease_pair(Family::V4, &mut rng)).collect();
+    let rest: Vec<_> =
+        std::iter::from_fn(|| addresses.lease(Family::V4, false, &mut rng)).collect();
+    assert_eq!((pairs.len(), rest.len()), (4, 2), "all came back");
+    assert_eq!(addresses.in_use(), addresses.capacity());
+    drop((pairs, rest, held));
+    assert_eq!(addresses.in_use(), 0);
+}
+
 #[test]
 fn threads_together_get_no_more() {
     let budget = ReplyBudget::new(100, 10);

@@ -3,7 +3,10 @@
 
 use std::hint::black_box;
 
-use turnserver::proto::{Disposition, REPLY_BUFFER, RelayId};
+use rand_chacha::ChaCha12Rng;
+use rand_core::SeedableRng;
+use turnserver::proto::ports::{PortLease, RelayAddresses};
+use turnserver::proto::{Disposition, Family, REPLY_BUFFER, RelayId};
 use turnserver::wire::{Class, Method, attr};
 
 use crate::harness::*;
@@ -176,5 +179,22 @@ pub(crate) fn allocate_and_delete() -> impl FnMut() -> (Response, Response) {
         let second = world.answer(0, &client.flow, &delete);
         world.audits.clear();
         (first, second)
+    }
+}
+
+/// A relay port leased and given back, on four addresses of 64,512 ports each of which so many
+/// are free.
+pub(crate) fn lease_when_free(free: usize) -> impl FnMut() -> PortLease {
+    let pairs = (1..=4)
+        .map(|n| ip(&format!("192.0.2.{n}")))
+        .map(|ip| (ip, ip));
+    let addresses = RelayAddresses::new(pairs.collect(), 1024..=65_535);
+    let mut rng = ChaCha12Rng::from_seed([3; 32]);
+    let held: Vec<_> = (free..addresses.capacity())
+        .map(|_| addresses.lease(Family::V4, false, &mut rng).expect("free"))
+        .collect();
+    move || {
+        let _held = &held;
+        addresses.lease(Family::V4, false, &mut rng).expect("free")
     }
 }

@@ -3,13 +3,16 @@
 //! One bitmap for each relay address, shared by all shards: hashing clients to shards is uneven,
 //! so slices of the range would run dry early. A port belongs to a [`PortLease`] and comes back
 //! when the lease is dropped, on every path. Free ports are chosen uniformly at random (RFC 6056,
-//! RFC 8656 section 7.2), also when only a few are left: a guess is as good as any other.
+//! RFC 8656 section 7.2), also when only a few are left: a guess is as good as any other. It takes
+//! a few hundred steps at most, however many are left.
+
+mod free;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Release},
 };
 use std::sync::{Arc, OnceLock};
 
@@ -17,57 +20,24 @@ use rand_core::Rng;
 
 use super::pairs::PairId;
 use super::types::Family;
+use free::{FreePorts, Shape};
 
 /// Ports below this are never relayed from (RFC 8656 section 7.2).
 const FIRST_ALLOWED_PORT: u16 = 1024;
-/// Even ports are the even bits of a word, since every word starts at an even port.
-const EVEN: u64 = 0x5555_5555_5555_5555;
-/// Blind tries before the free ports are counted.
-const PROBES: usize = 4;
-/// Tries to take the chosen one of the free ports while other threads take ports too.
+/// Tries to take the port that was drawn while other threads take ports too.
 const ROUNDS: usize = 16;
-
-/// What a lease needs to be.
-#[derive(Clone, Copy)]
-enum Shape {
-    Any,
-    Even,
-    /// An even port and the one above it.
-    Pair,
-}
-
-impl Shape {
-    /// The bits of a word of taken ports at which a lease of this shape can start.
-    fn starts(self, taken: u64) -> u64 {
-        let free = !taken;
-        match self {
-            Self::Any => free,
-            Self::Even => free & EVEN,
-            Self::Pair => free & (free >> 1) & EVEN,
-        }
-    }
-
-    fn bits(self, bit: u32) -> u64 {
-        match self {
-            Self::Any | Self::Even => 1 << bit,
-            Self::Pair => 0b11 << bit,
-        }
-    }
-}
 
 /// The ports of one relay address.
 #[derive(Debug)]
 struct Pool {
     local: IpAddr,
     public: IpAddr,
-    /// One bit a port, set while leased; bits of ports outside the range are always set.
-    taken: Box<[AtomicU64]>,
+    ports: FreePorts,
     /// One bit a port, set while an allocation answers on it.
     live: Box<[AtomicU64]>,
     /// For each port the pair that its allocation belongs to, 0 for none; made with the first
     /// pair.
     pairs: OnceLock<Box<[AtomicU64]>>,
-    in_use: AtomicU32,
     live_count: AtomicU32,
 }
 
@@ -113,11 +83,9 @@ impl RelayAddresses {
         let first = (*ports.start()).max(FIRST_ALLOWED_PORT);
         let last = *ports.end();
         let base = first & !63;
-        let words = if first <= last {
-            (usize::from(last) - usize::from(base)) / 64 + 1
-        } else {
-            0
-        };
+        // The bits that stand for ports of the range.
+        let end = (u32::from(last) + 1).saturating_sub(u32::from(base));
+        let bits = u32::from(first - base)..end;
         let mut new = Self {
             pools: Vec::new(),
             families: [Vec::new(), Vec::new()],
@@ -138,21 +106,12 @@ impl RelayAddresses {
             if public != local {
                 new.by_ip.push((public, index));
             }
-            let outside = |word: usize| {
-                let port = |bit: usize| usize::from(base) + word * 64 + bit;
-                (0..64)
-                    .filter(|&bit| !(usize::from(first)..=usize::from(last)).contains(&port(bit)))
-                    .fold(0_u64, |mask, bit| mask | 1 << bit)
-            };
             new.pools.push(Pool {
                 local,
                 public,
-                taken: (0..words)
-                    .map(|word| AtomicU64::new(outside(word)))
-                    .collect(),
-                live: (0..words).map(|_| AtomicU64::new(0)).collect(),
+                ports: FreePorts::new(&bits),
+                live: (0..end.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
                 pairs: OnceLock::new(),
-                in_use: AtomicU32::new(0),
                 live_count: AtomicU32::new(0),
             });
         }
@@ -181,8 +140,10 @@ impl RelayAddresses {
 
     /// How many ports are leased.
     pub fn in_use(&self) -> usize {
-        let used = |pool: &Pool| pool.in_use.load(Relaxed) as usize;
-        self.pools.iter().map(used).sum()
+        let free = |pool: &Pool| pool.ports.free(Shape::Any) as usize;
+        let free: usize = self.pools.iter().map(free).sum();
+        // A port that is just being given back counts twice for a moment.
+        self.capacity().saturating_sub(free)
     }
 
     /// Leases a free port of a family, an even one if `even`. `None` when there is none (508).
@@ -216,7 +177,6 @@ impl RelayAddresses {
     }
 
     fn guard(self: &Arc<Self>, slot: Slot) -> PortLease {
-        self.pools[slot.pool].in_use.fetch_add(1, Relaxed);
         PortLease {
             addresses: Arc::clone(self),
             slot,
@@ -302,69 +262,30 @@ impl RelayAddresses {
     /// Takes the bits of one lease, chosen uniformly among all possible ones of a family.
     fn take(&self, family: Family, shape: Shape, rng: &mut impl Rng) -> Option<Slot> {
         let pools = &self.families[family.index()];
-        let ports = self.ports_each() as u64;
-        if pools.is_empty() || ports == 0 {
-            return None;
-        }
-        // Rejecting a draw that is taken (or odd) leaves the others equally likely.
-        for _ in 0..PROBES {
-            let draw = below(rng, pools.len() as u64 * ports);
-            let port = u64::from(self.first) + draw % ports;
-            let slot = Slot {
-                pool: pools[(draw / ports) as usize],
-                bit: (port - u64::from(self.base)) as u32,
-            };
-            let word = &self.pools[slot.pool].taken[word_of(slot.bit)];
-            let bit = slot.bit % 64;
-            if shape.starts(word.load(Relaxed)) & 1 << bit != 0 && claim(word, shape.bits(bit)) {
-                return Some(slot);
-            }
-        }
-        // The range is crowded: number the possible leases and draw one of the numbers.
-        let words = || {
-            pools.iter().flat_map(|&pool| {
-                let taken = self.pools[pool].taken.iter().enumerate();
-                taken.map(move |(index, word)| (pool, index, word))
-            })
-        };
+        let free = |pool: usize| self.pools[pool].ports.free(shape);
+        // All possible leases are numbered, and one of the numbers is drawn.
         for _ in 0..ROUNDS {
-            let count = |word: &AtomicU64| shape.starts(word.load(Relaxed)).count_ones();
-            let free: u64 = words().map(|(_, _, word)| u64::from(count(word))).sum();
-            if free == 0 {
+            let all: u64 = pools.iter().map(|&pool| free(pool)).sum();
+            if all == 0 {
                 return None;
             }
-            let mut draw = below(rng, free);
-            for (pool, index, word) in words() {
-                let starts = shape.starts(word.load(Relaxed));
-                if draw >= u64::from(starts.count_ones()) {
-                    draw -= u64::from(starts.count_ones());
+            let mut draw = below(rng, all);
+            for &pool in pools {
+                let here = free(pool);
+                if draw >= here {
+                    draw -= here;
                     continue;
                 }
-                let bit = nth_set(starts, draw as u32);
-                if claim(word, shape.bits(bit)) {
-                    return Some(Slot {
-                        pool,
-                        bit: index as u32 * 64 + bit,
-                    });
+                if let Some(bit) = self.pools[pool].ports.take_nth(shape, draw) {
+                    return Some(Slot { pool, bit });
                 }
                 break;
             }
         }
         // Lost every race: take whatever is free, rather than to claim that nothing is.
-        words().find_map(|(pool, index, word)| {
-            loop {
-                let starts = shape.starts(word.load(Relaxed));
-                if starts == 0 {
-                    return None;
-                }
-                let bit = starts.trailing_zeros();
-                if claim(word, shape.bits(bit)) {
-                    return Some(Slot {
-                        pool,
-                        bit: index as u32 * 64 + bit,
-                    });
-                }
-            }
+        pools.iter().find_map(|&pool| {
+            let bit = self.pools[pool].ports.take_first(shape)?;
+            Some(Slot { pool, bit })
         })
     }
 
@@ -376,22 +297,6 @@ impl RelayAddresses {
 
 fn word_of(bit: u32) -> usize {
     bit as usize / 64
-}
-
-/// Sets all of `bits`, or none when one of them is set already.
-fn claim(word: &AtomicU64, bits: u64) -> bool {
-    word.fetch_update(AcqRel, Relaxed, |taken| {
-        (taken & bits == 0).then_some(taken | bits)
-    })
-    .is_ok()
-}
-
-/// The position of the `n`th set bit, counted from 0.
-fn nth_set(mut bits: u64, n: u32) -> u32 {
-    for _ in 0..n {
-        bits &= bits - 1;
-    }
-    bits.trailing_zeros()
 }
 
 /// A number below `bound`, each equally likely.
@@ -450,9 +355,7 @@ impl Drop for PortLease {
     fn drop(&mut self) {
         // Dead before free: the next holder of the port starts as a stranger.
         self.set_live(false);
-        let bit = 1 << (self.slot.bit % 64);
-        self.pool().taken[word_of(self.slot.bit)].fetch_and(!bit, AcqRel);
-        self.pool().in_use.fetch_sub(1, Relaxed);
+        self.pool().ports.give_back(self.slot.bit);
     }
 }
 

@@ -58,6 +58,8 @@ pub(crate) fn all() -> Vec<(String, Maker)> {
         operation("challenge", core::challenge),
         operation("authenticated_refresh", core::authenticated_refresh),
         operation("allocate_and_delete", core::allocate_and_delete),
+        operation("lease_when_free/258048", || core::lease_when_free(258_048)),
+        operation("lease_when_free/1", || core::lease_when_free(1)),
         operation("parse_binding", wire::parse_binding),
         operation("build_binding_success", wire::build_binding_success),
         operation("parse_allocate", wire::parse_allocate),

@@ -215,16 +215,14 @@ const UNLIKELY: f64 = 2.6;
 fn the_next_port_cannot_be_told_from_those_before() {
     let addresses = pool(&[("192.0.2.1", "192.0.2.1")], 40_000..=40_255);
     let mut rng = rng(9);
-    // Empty, half full and nearly full: both ways of choosing.
+    // Empty, half full and nearly full.
     for held in [0, 128, 200] {
-        let _held: Vec<_> = (0..held)
+        let held: Vec<_> = (0..held)
             .map(|_| addresses.lease(Family::V4, false, &mut rng).unwrap())
             .collect();
+        let taken: HashSet<u16> = held.iter().map(|lease| lease.local().port()).collect();
         let free: Vec<u16> = (40_000..=40_255)
-            .filter(|&port| {
-                let bit = addresses.bit(port).unwrap();
-                addresses.pools[0].taken[word_of(bit)].load(Relaxed) & 1 << (bit % 64) == 0
-            })
+            .filter(|port| !taken.contains(port))
             .collect();
         let (mut places, mut steps) = (vec![0; free.len()], vec![0; free.len()]);
         let mut last = 0;
@@ -242,8 +240,72 @@ fn the_next_port_cannot_be_told_from_those_before() {
         }
         for counts in [&places, &steps] {
             let deviation = deviation(counts);
-            assert!(deviation.abs() < UNLIKELY, "{held} held: {deviation}");
+            assert!(
+                deviation.abs() < UNLIKELY,
+                "{} held: {deviation}",
+                held.len()
+            );
         }
+    }
+}
+
+/// Of a full range over several addresses a few ports are free: each is as likely as any other,
+/// whatever lies around it, and so is each even one and each pair.
+#[test]
+fn the_last_free_ports_are_equally_likely() {
+    let pairs = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|ip| (ip, ip));
+    let addresses = pool(&pairs, 1024..=65_535);
+    let mut rng = rng(10);
+    let mut held: HashMap<SocketAddr, PortLease> =
+        std::iter::from_fn(|| addresses.lease(Family::V4, false, &mut rng))
+            .map(|lease| (lease.local(), lease))
+            .collect();
+    assert_eq!(held.len(), 3 * 64_512);
+    // 24 alone and even, 16 alone and odd, 32 pairs: crowded, scattered, at both ends.
+    let mut free: [Vec<SocketAddr>; 3] = Default::default();
+    let [any, even, both] = &mut free;
+    let mut add = |ip: usize, port: u16, pair: bool| {
+        let at = |port| SocketAddr::new(addresses.pools[ip].local, port);
+        let ports = if pair {
+            vec![port, port + 1]
+        } else {
+            vec![port]
+        };
+        for port in ports {
+            any.push(at(port));
+            if port % 2 == 0 {
+                even.push(at(port));
+            }
+            drop(held.remove(&at(port)).expect("it was held"));
+        }
+        if pair {
+            both.push(at(port));
+        }
+    };
+    for n in 0..24 {
+        add(0, 1024 + n * 2, false);
+    }
+    for n in 0..16 {
+        add(1, 1025 + n * 4031 / 2 * 2, false);
+    }
+    for n in 0..32 {
+        add(usize::from(n % 2) + 1, 65_534 - n * 1022, true);
+    }
+    assert_eq!(free.each_ref().map(Vec::len), [104, 56, 32]);
+    for (shape, free) in Shape::ALL.iter().zip(&free) {
+        let mut counts: HashMap<SocketAddr, u32> = free.iter().map(|addr| (*addr, 0)).collect();
+        for _ in 0..400 * free.len() {
+            let lease = match shape {
+                Shape::Any => addresses.lease(Family::V4, false, &mut rng),
+                Shape::Even => addresses.lease(Family::V4, true, &mut rng),
+                Shape::Pair => addresses
+                    .lease_pair(Family::V4, &mut rng)
+                    .map(|pair| pair.0),
+            };
+            *counts.get_mut(&lease.unwrap().local()).expect("it is free") += 1;
+        }
+        let deviation = deviation(&counts.into_values().collect::<Vec<_>>());
+        assert!(deviation.abs() < UNLIKELY, "{shape:?}: {deviation}");
     }
 }
 
