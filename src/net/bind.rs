@@ -10,7 +10,9 @@ use std::time::Duration;
 use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 
 use super::patience::Patience;
-use super::{BoundAddress, DataPath, ListenerConfig, NetConfig, Protocol, StreamLimits, sys, tls};
+use super::{
+    BoundAddress, DataPath, ListenerConfig, NetConfig, Protocol, Service, StreamLimits, sys, tls,
+};
 
 /// How many connections wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -26,6 +28,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct UdpListener {
     pub(super) socket: Socket,
     pub(super) address: SocketAddr,
+    pub(super) service: Service,
 }
 
 /// A TCP or TLS listener of one shard.
@@ -237,7 +240,12 @@ pub fn bind(config: NetConfig) -> Result<Bound, BindError> {
             match listener.protocol {
                 Protocol::Udp => {
                     smallest = smallest.min(socket.recv_buffer_size().unwrap_or(0));
-                    shard.udp.push(UdpListener { socket, address });
+                    let service = listener.service;
+                    shard.udp.push(UdpListener {
+                        socket,
+                        address,
+                        service,
+                    });
                 }
                 protocol => shard.streams.push(StreamListener {
                     socket,
@@ -250,6 +258,7 @@ pub fn bind(config: NetConfig) -> Result<Bound, BindError> {
         addresses.push(BoundAddress {
             protocol: listener.protocol,
             address,
+            service: listener.service,
         });
     }
     Ok(Bound {

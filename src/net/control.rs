@@ -22,7 +22,7 @@ use super::relays::{RelayOpener, Reservations};
 use super::shard::Shard;
 use super::streams::Streams;
 use super::uring::{self, Uring};
-use super::{AuditSink, DataPath, Limits, Serving, StreamLimits, sys};
+use super::{AuditSink, DataPath, Limits, Service, Serving, StreamLimits, sys};
 use crate::proto::ports::RelayAddresses;
 use crate::proto::{Policy, Relay};
 
@@ -163,6 +163,9 @@ impl Bound {
     }
 }
 
+/// What the UDP listeners of a shard are for, and its stream listeners.
+pub(super) type Listeners = (Vec<Service>, Vec<StreamListener>);
+
 /// What all shards share, or have a copy of.
 #[derive(Clone)]
 struct Common {
@@ -190,7 +193,8 @@ impl Common {
         ready: mpsc::Sender<io::Result<()>>,
     ) -> io::Result<()> {
         let ShardSockets { udp, streams } = sockets;
-        let parts = (relay, streams, seed);
+        let services = udp.iter().map(|listener| listener.service).collect();
+        let parts = (relay, (services, streams), seed);
         if !self.io_uring {
             return self.serve(index, Mmsg::new(udp), parts, ready);
         }
@@ -212,7 +216,7 @@ impl Common {
         self,
         index: usize,
         plane: io::Result<P>,
-        (relay, listeners, seed): (Relay, Vec<StreamListener>, [u8; 32]),
+        (relay, listeners, seed): (Relay, Listeners, [u8; 32]),
         ready: mpsc::Sender<io::Result<()>>,
     ) -> io::Result<()> {
         match plane.and_then(|plane| self.shard(index, plane, relay, listeners, seed)) {
@@ -233,7 +237,7 @@ impl Common {
         index: usize,
         plane: P,
         relay: Relay,
-        listeners: Vec<StreamListener>,
+        listeners: Listeners,
         seed: [u8; 32],
     ) -> io::Result<Shard<P>> {
         let counters = Arc::clone(relay.counters());

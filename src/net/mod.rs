@@ -61,6 +61,19 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// What a UDP listener is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Service {
+    /// STUN and TURN.
+    #[default]
+    Turn,
+    /// Bindings and nothing else.
+    Discovery {
+        /// Also answers what is no STUN, by the sender's address as text.
+        echo: bool,
+    },
+}
+
 /// One listening address.
 #[derive(Clone, Debug)]
 pub struct ListenerConfig {
@@ -70,6 +83,8 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// The certificate: needed for `Tls`, possible for `Tcp`.
     pub tls: Option<Arc<tls::Certificates>>,
+    /// What it is for. Only UDP has a choice.
+    pub service: Service,
 }
 
 /// A listening address as it is bound.
@@ -79,6 +94,8 @@ pub struct BoundAddress {
     pub protocol: Protocol,
     /// Where, with the real port.
     pub address: SocketAddr,
+    /// What it is for.
+    pub service: Service,
 }
 
 /// What [`bind()`] opens.

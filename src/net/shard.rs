@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use super::bind::StreamListener;
 use super::connection::READ_SIZE;
-use super::control::{Command, Mailbox};
+use super::control::{Command, Listeners, Mailbox};
 use super::plane::{DataPlane, Event, Origin, Payload, Slot};
 use super::relays::RelayOpener;
 use super::standing::StandingQueue;
 use super::streams::{MAX_CONNECTIONS, Streams};
 use super::sys::{Interest, Readiness};
-use super::{AuditSink, clock};
+use super::{AuditSink, Service, clock};
 use crate::proto::counters::Counters;
 use crate::proto::{
     Disposition, DropReason, Effect, Flow, Mono, Now, OpenError, OpenSpec, Relay, RelayId,
@@ -71,6 +71,8 @@ pub(super) struct Shard<P> {
     relay: Relay,
     counters: Arc<Counters>,
     streams: Streams,
+    /// What each UDP listener is for.
+    services: Vec<Service>,
     acceptors: Vec<Acceptor>,
     opener: RelayOpener,
     mailboxes: Arc<[Mailbox]>,
@@ -92,7 +94,7 @@ impl<P: DataPlane> Shard<P> {
         mut plane: P,
         relay: Relay,
         streams: Streams,
-        listeners: Vec<StreamListener>,
+        (services, listeners): Listeners,
         opener: RelayOpener,
         mailboxes: Arc<[Mailbox]>,
         audit: AuditSink,
@@ -111,6 +113,7 @@ impl<P: DataPlane> Shard<P> {
             counters: Arc::clone(relay.counters()),
             relay,
             streams,
+            services,
             acceptors: acceptors.collect(),
             opener,
             mailboxes,
@@ -206,7 +209,12 @@ impl<P: DataPlane> Shard<P> {
                     link: u64::from(listener),
                 };
                 let (bytes, reply) = self.plane.slot_and_reply(slot, 0, len);
-                self.relay.handle_client(self.now, &flow, bytes, reply)
+                match self.services.get(listener as usize) {
+                    Some(Service::Discovery { echo }) => self
+                        .relay
+                        .handle_discovery(self.now, &flow, bytes, reply, *echo),
+                    _ => self.relay.handle_client(self.now, &flow, bytes, reply),
+                }
             }
             Origin::Relay(relay) => self.relay.handle_peer(self.now, relay, source, len),
         };

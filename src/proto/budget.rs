@@ -7,7 +7,7 @@
 //!
 //! The arithmetic, with the default of 10: an answer costs its length, an error at least 64
 //! bytes; a source has 640 bytes in any one second, of which Bindings take half at the most. So
-//! it gets no more than 10 Bindings or 10 errors a second, and no more than 5,760 bytes in any
+//! it gets no more than 10 Bindings (4 with all that RFC 5780 adds) or 10 errors a second, and no more than 5,760 bytes in any
 //! 10 s, while 30 of the smallest requests (20 bytes) a second are 6,000: the server never
 //! amplifies such a flood. And as Bindings leave half, nobody who forges them keeps a client
 //! from its challenge.
@@ -25,8 +25,11 @@ use super::types::Mono;
 
 /// The least that an error response costs, in bytes.
 pub const MIN_COST: usize = 64;
-/// What a Binding costs of the half that is for Bindings, whichever the address family.
+/// What a Binding costs of the half that is for Bindings, whichever the address family; longer
+/// answers than [`PLAIN_BINDING`] cost what they are.
 pub const BINDING_COST: usize = 32;
+/// The longest plain answer to a Binding.
+pub const PLAIN_BINDING: usize = 44;
 /// The budget of a prefix (/24, /56), in budgets of one source.
 pub const SOURCES_PER_PREFIX: u32 = 20;
 
@@ -201,7 +204,11 @@ impl ReplyBudget {
         let at = |table: &'_ [Bucket], ip| self.hash.hash_one(ip) as usize % table.len();
         let bucket = |table: &'a [Bucket], ip| &table[at(table, ip)];
         let (whole, net) = (more * u64::from(SOURCES_PER_PREFIX), prefix(source));
-        let flat = BINDING_COST as u32;
+        let flat = if reply_len > PLAIN_BINDING {
+            cost
+        } else {
+            BINDING_COST as u32
+        };
         let budgets = [
             (bucket(&self.sources, source), more, cost, true),
             (bucket(&self.prefixes, net), whole, cost, true),

@@ -19,6 +19,8 @@ pub mod budget;
 pub mod counters;
 pub mod credentials;
 mod data;
+pub mod discovery;
+mod echo;
 pub mod gate;
 pub mod nonce;
 pub mod pairs;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::budget::ReplyBudget;
 use super::credentials::Credentials;
+use super::discovery::Discovery;
 use super::gate::PeerGate;
 use super::nonce::Nonces;
 use super::pairs::PairScopes;
@@ -101,6 +102,8 @@ pub struct Shared {
     pub reserved: ReservedQuotas,
     /// The IP addresses that allocations of a pair may talk to.
     pub pairs: Arc<PairScopes>,
+    /// The addresses that NAT behaviour discovery is answered from.
+    pub discovery: Discovery,
 }
 
 /// Where a draining server sends new clients.

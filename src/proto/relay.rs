@@ -134,7 +134,7 @@ impl Relay {
         self.counted(result)
     }
 
-    fn counted(&self, result: Result<Disposition, DropReason>) -> Disposition {
+    pub(super) fn counted(&self, result: Result<Disposition, DropReason>) -> Disposition {
         result.unwrap_or_else(|reason| {
             self.counters.dropped(reason);
             Disposition::Drop(reason)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::auth::{CredentialStore, RestOptions};
 use crate::config::{self, Protocol, RestHash, Settings};
-use crate::net::{self, ListenerConfig, NetConfig, StreamLimits};
+use crate::net::{self, BoundAddress, ListenerConfig, NetConfig, StreamLimits};
 use crate::proto::budget::ReplyBudget;
 use crate::proto::gate::PeerGate;
 use crate::proto::nonce::{NonceKey, Nonces};
@@ -18,6 +18,7 @@ use crate::proto::{DefaultFamily, Family, Limits, Policy, Shared};
 
 use super::StartError;
 use super::certificates::Store;
+use super::discovery::discovery;
 
 /// 32 random bytes from the kernel.
 pub(super) fn seed() -> io::Result<[u8; 32]> {
@@ -27,7 +28,7 @@ pub(super) fn seed() -> io::Result<[u8; 32]> {
 }
 
 /// What all shards share for the life of the process.
-pub(super) fn shared(settings: &Settings) -> io::Result<Shared> {
+pub(super) fn shared(settings: &Settings, bound: &[BoundAddress]) -> io::Result<Shared> {
     let nonce_key = match &settings.auth.nonce_key {
         Some(key) => *key.expose(),
         None => seed()?,
@@ -47,6 +48,7 @@ pub(super) fn shared(settings: &Settings) -> io::Result<Shared> {
         ),
         reserved: ReservedQuotas::new(),
         pairs: PairScopes::new(),
+        discovery: discovery(settings, bound),
         quotas: Quotas::new(),
         relays: RelayAddresses::new(relays, settings.relay.ports.clone()),
     })
@@ -110,6 +112,7 @@ pub(super) fn net_config(settings: &Settings, certificates: &Store) -> NetConfig
                 protocol: net_protocol(listener.protocol),
                 address,
                 tls: listener.certificate.as_ref().map(|c| certificates.get(c)),
+                service: net::Service::Turn,
             });
         }
     }

@@ -5,6 +5,7 @@
 
 mod assemble;
 mod certificates;
+mod discovery;
 mod load;
 mod metrics;
 mod reload;
@@ -140,7 +141,8 @@ impl Server {
             None => None,
         };
 
-        let shared = Arc::new(assemble::shared(&settings).map_err(StartError::System)?);
+        let shared =
+            Arc::new(assemble::shared(&settings, bound.addresses()).map_err(StartError::System)?);
         let policy = Arc::new(assemble::policy(&settings)?);
         let audit = AuditLog::new();
         let mut counters = Vec::new();

@@ -19,6 +19,7 @@ use rand_core::SeedableRng;
 use turnserver::proto::audit::Audit;
 use turnserver::proto::budget::ReplyBudget;
 use turnserver::proto::counters::{Counters, Snapshot};
+use turnserver::proto::discovery::{Discovery, Endpoint};
 use turnserver::proto::gate::PeerGate;
 use turnserver::proto::nonce::{NonceKey, Nonces};
 use turnserver::proto::pairs::PairScopes;
@@ -69,6 +70,8 @@ pub struct Setup {
     /// Relay addresses as (local, public).
     pub relays: Vec<(&'static str, &'static str)>,
     pub ports: std::ops::RangeInclusive<u16>,
+    /// Where Bindings are answered, for RFC 5780.
+    pub endpoints: Vec<Endpoint>,
     pub replies: u32,
     pub shards: usize,
     pub seed: u8,
@@ -90,6 +93,7 @@ impl Default for Setup {
             deny: vec![],
             relays: vec![(LOCAL_V4, PUBLIC_V4), (LOCAL_V6, PUBLIC_V6)],
             ports: 50_000..=50_099,
+            endpoints: vec![],
             replies: 0,
             shards: 1,
             seed: 1,
@@ -134,6 +138,7 @@ impl Setup {
             budget: ReplyBudget::new(self.replies, 5),
             reserved: ReservedQuotas::new(),
             pairs: PairScopes::new(),
+            discovery: Discovery::new(&self.endpoints),
             quotas: Quotas::new(),
             relays,
         });

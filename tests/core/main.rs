@@ -9,6 +9,7 @@ mod binding;
 mod challenge;
 mod channel;
 mod data;
+mod discovery;
 mod drain;
 mod dual;
 mod even_port;

@@ -13,11 +13,12 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use turnserver::auth::{CredentialStore, RestOptions};
 use turnserver::net::tls::Certificates;
 use turnserver::net::{
-    AuditSink, BoundAddress, DataPath, ListenerConfig, NetConfig, Protocol, Shards, StreamLimits,
-    bind,
+    AuditSink, BoundAddress, DataPath, ListenerConfig, NetConfig, Protocol, Service, Shards,
+    StreamLimits, bind,
 };
 use turnserver::proto::budget::ReplyBudget;
 use turnserver::proto::counters::{Counters, Snapshot};
+use turnserver::proto::discovery::Discovery;
 use turnserver::proto::gate::PeerGate;
 use turnserver::proto::nonce::{NonceKey, Nonces};
 use turnserver::proto::pairs::PairScopes;
@@ -72,6 +73,7 @@ pub fn listener(protocol: Protocol, address: &str) -> ListenerConfig {
         protocol,
         address: address.parse().expect("an address"),
         tls: None,
+        service: Service::Turn,
     }
 }
 
@@ -116,6 +118,7 @@ impl Server {
             budget: ReplyBudget::new(0, 1),
             reserved: ReservedQuotas::new(),
             pairs: PairScopes::new(),
+            discovery: Discovery::default(),
             quotas: Quotas::new(),
             relays: Arc::clone(&relays),
         });

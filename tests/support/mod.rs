@@ -236,7 +236,13 @@ impl Server {
 
     /// Starts a server with `config` and waits until it answers.
     pub fn with(config: Config) -> Self {
+        Self::with_ports(|_| config)
+    }
+
+    /// The same, with a configuration that names ports of its own.
+    pub fn with_ports(config: impl FnOnce(&Ports) -> Config) -> Self {
         let ports = Ports::claim();
+        let config = config(&ports);
         let dir = tempfile::tempdir().expect("a temporary directory");
         let certificate = write_certificate(dir.path());
         fs::write(dir.path().join("stunner.toml"), config.render(&ports)).expect("config written");

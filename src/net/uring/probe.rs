@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Uring, new_ring};
+use crate::net::Service;
 use crate::net::bind::UdpListener;
 use crate::net::plane::{DataPlane, Event, Origin};
 use crate::proto::{Flow, Mono, Transport};
@@ -42,6 +43,7 @@ fn run() -> io::Result<()> {
         vec![UdpListener {
             socket: socket.into(),
             address,
+            service: Service::Turn,
         }],
     )?;
     let flow = Flow {

@@ -1,0 +1,89 @@
+//! A UDP address that answers Bindings and nothing else: the second port that a client finds out
+//! with how its NAT maps it. By choice it also answers what is no STUN, with the sender's address
+//! as text, which is how clients of stunturn learn theirs.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+
+use super::counters::{Outcome, RequestMethod};
+use super::relay::{Relay, is_answerable};
+use super::types::{Disposition, DropReason, Flow, Now};
+use crate::wire::{Class, Kind, MAGIC_COOKIE, Message, Method, ParseError, classify};
+
+impl Relay {
+    /// Takes one datagram that came to such an address. With `echo` on, what is no STUN is
+    /// answered with the sender's address as text, within the reply budget.
+    pub fn handle_discovery(
+        &mut self,
+        now: Now,
+        flow: &Flow,
+        bytes: &[u8],
+        reply: &mut [u8],
+        echo: bool,
+    ) -> Disposition {
+        let result = match bytes.first().map(|first| classify(*first)) {
+            Some(Kind::Stun) if bytes.get(4..8) == Some(&MAGIC_COOKIE.to_be_bytes()) => {
+                self.binding_only(now, flow, bytes, reply)
+            }
+            _ if echo => self.echo(now, flow, bytes, reply),
+            _ => Err(DropReason::Malformed),
+        };
+        self.counted(result)
+    }
+
+    fn binding_only(
+        &mut self,
+        now: Now,
+        flow: &Flow,
+        bytes: &[u8],
+        reply: &mut [u8],
+    ) -> Result<Disposition, DropReason> {
+        if !is_answerable(flow.client) {
+            return Err(DropReason::BadSource);
+        }
+        let message = Message::parse(bytes).map_err(|error| match error {
+            ParseError::Fingerprint => DropReason::Fingerprint,
+            _ => DropReason::Malformed,
+        })?;
+        match (message.class(), message.method()) {
+            (Class::Request, Method::BINDING) => self.binding(now, flow, &message, reply),
+            _ => Err(DropReason::Unexpected),
+        }
+    }
+
+    fn echo(
+        &mut self,
+        now: Now,
+        flow: &Flow,
+        bytes: &[u8],
+        reply: &mut [u8],
+    ) -> Result<Disposition, DropReason> {
+        if !is_answerable(flow.client) {
+            return Err(DropReason::BadSource);
+        }
+        // Two such servers whose addresses somebody forged would talk to each other for ever.
+        let text = std::str::from_utf8(bytes).ok();
+        if text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()) {
+            return Err(DropReason::Unexpected);
+        }
+        let room = reply.len();
+        let mut rest = &mut *reply;
+        write!(rest, "{}", flow.client).map_err(|_| DropReason::TooLarge)?;
+        let len = room - rest.len();
+        if !self
+            .shared
+            .budget
+            .admit_binding(now.mono, flow.client.ip(), len)
+        {
+            self.counters.reply_suppressed();
+            return Err(DropReason::ReplyBudget);
+        }
+        self.counters
+            .request(RequestMethod::Other, Outcome::SUCCESS);
+        Ok(Disposition::Reply {
+            flow: *flow,
+            len,
+            authenticated: false,
+        })
+    }
+}
