@@ -6,6 +6,7 @@ pub mod datagrams;
 pub mod nat;
 #[cfg(feature = "client")]
 pub mod probe;
+pub mod punch;
 pub mod rendezvous;
 #[cfg(feature = "client")]
 mod sys;

@@ -1,0 +1,443 @@
+//! NATs whose next port is not the one that a server saw: prediction and birthday probing.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use rand_core::Rng;
+
+use super::pairs::Ends;
+use super::rounds::Phase;
+use super::{Agent, CandidateKind, Event, Mapping, NatHint, Via};
+use crate::pairing::Role;
+
+/// Plain checks have so much time before sockets are opened for random ports.
+const PLAIN_FIRST: Duration = Duration::from_millis(300);
+
+/// The hard side's sockets, besides the main one.
+const MORE_SOCKETS: u16 = 255;
+
+/// Between two openers of the hard side, and between two probes of the easy side.
+const OPENER_PACE: Duration = Duration::from_micros(500);
+const PROBE_PACE: Duration = Duration::from_micros(950);
+
+/// Probes of random ports in one burst, which so lasts less than a second.
+const PROBES: u16 = 1024;
+
+/// Bursts in a session, and how long the hard side waits for the first before it asks for the
+/// second.
+const BURSTS: u8 = 2;
+const BURST: Duration = Duration::from_millis(950);
+
+/// The easy side begins by itself when the hard side did not say that it has opened.
+const PROBE_ANYWAY: Duration = Duration::from_millis(1200);
+
+/// Ports that a NAT gives.
+const FIRST_PORT: u16 = 1024;
+
+/// Predicted ports: for a peer with a fixed port these cost nothing, see [`window`].
+const WINDOW: u16 = 48;
+
+/// Predicted ports between two NATs that count, see [`in_order`].
+const IN_ORDER: u16 = 32;
+
+/// Between two predicted ports, and between two passes over them.
+const SWEEP_PACE: Duration = Duration::from_millis(3);
+const PASS: Duration = Duration::from_millis(250);
+const PASSES: u8 = 8;
+
+/// What is to be done, from what both NATs do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Nothing but checks of pairs.
+    Plain,
+    /// The peer's ports come one after the other.
+    Window { peer: Counting },
+    /// The ports of both do.
+    InOrder(Counting),
+    /// The own ports are random: open many for this address of the peer.
+    Open(SocketAddr),
+    /// The peer's ports are random: probe them.
+    Probe(IpAddr),
+    /// No port can be known.
+    Hopeless,
+}
+
+/// A NAT that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counting {
+    ip: IpAddr,
+    delta: i16,
+    next: u16,
+}
+
+impl Counting {
+    /// The port after so many others.
+    fn after(self, others: u16) -> SocketAddr {
+        let ahead = self.delta.wrapping_mul(others as i16);
+        SocketAddr::new(self.ip, self.next.wrapping_add_signed(ahead))
+    }
+}
+
+/// Where a peer with ports in order may be, for a side that has one port for all destinations:
+/// the next ports by the known step first, then all around them, should the step be wrong.
+fn window(peer: Counting) -> Vec<SocketAddr> {
+    let around = (0..WINDOW + 8).map(|at| {
+        let ahead = (at as i16 - 8).wrapping_mul(peer.delta.signum());
+        SocketAddr::new(peer.ip, peer.next.wrapping_add_signed(ahead))
+    });
+    let mut targets = Vec::new();
+    for target in (0..16).map(|others| peer.after(others)).chain(around) {
+        if target.port() != 0 && !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    targets
+}
+
+/// Where a peer with ports in order may be, for a side whose own port moves on with each of these.
+///
+/// The n-th packet of one side leaves from its n-th next port, so the n-th packets of both meet
+/// when each goes to the other's n-th next port. When others took `s` ports of one NAT and `t` of
+/// the other before, then the receiver's packet number m must go `s + t` ports further to meet
+/// the initiator's packet number m + t. So the initiator goes straight on, and the receiver leaves
+/// out a port after every third: `s + t` from 0 to 7 meet somewhere.
+fn in_order(peer: Counting, role: Role) -> Vec<SocketAddr> {
+    let place = |at: u16| match role {
+        Role::Initiator => at,
+        Role::Receiver => at + at / 3,
+    };
+    let count = match role {
+        Role::Initiator => IN_ORDER,
+        Role::Receiver => IN_ORDER * 3 / 4,
+    };
+    let targets = (0..count).map(|at| peer.after(place(at)));
+    targets.filter(|target| target.port() != 0).collect()
+}
+
+/// Predicted ports, tried again and again in one order.
+#[derive(Debug)]
+struct Sweep {
+    targets: Vec<SocketAddr>,
+    at: usize,
+    pass: u8,
+    due: Instant,
+}
+
+/// The hard side's openers.
+#[derive(Debug)]
+struct Openers {
+    at: u16,
+    due: Instant,
+}
+
+/// The easy side's probes.
+#[derive(Debug)]
+struct Burst {
+    left: u16,
+    due: Instant,
+}
+
+/// What is under way for hard NATs.
+#[derive(Debug, Default)]
+pub(super) struct Hard {
+    sweep: Option<Sweep>,
+    /// The plan that the sweep belongs to; it is made once in an attempt.
+    swept: Option<Plan>,
+    /// Sockets were asked for.
+    asked: bool,
+    sockets: Range<u16>,
+    openers: Option<Openers>,
+    /// The peer has opened its sockets, and waits for probes.
+    invited: bool,
+    burst: Option<Burst>,
+    /// Bursts begun, or openers sent for.
+    bursts: u8,
+    /// A bit for each port that was probed.
+    probed: Vec<u64>,
+}
+
+impl Hard {
+    /// The driver opened sockets.
+    pub(super) fn opened_sockets(&mut self, sockets: Range<u16>, now: Instant) {
+        if self.asked && self.sockets.is_empty() && !sockets.is_empty() {
+            self.sockets =
+                sockets.start..sockets.end.min(sockets.start.saturating_add(MORE_SOCKETS));
+            self.openers = Some(Openers {
+                at: self.sockets.start,
+                due: now,
+            });
+        }
+    }
+
+    pub(super) fn peer_opened_sockets(&mut self) {
+        self.invited = true;
+    }
+
+    /// Packets may go all the way: no need to wait with the next pass.
+    pub(super) fn peer_opened(&mut self, now: Instant) {
+        if let Some(sweep) = &mut self.sweep
+            && sweep.pass > 0
+            && sweep.at == 0
+        {
+            sweep.due = now;
+        }
+    }
+
+    /// Whether some predicted port was not tried yet.
+    pub(super) fn in_first_pass(&self) -> bool {
+        self.sweep.as_ref().is_some_and(|sweep| sweep.pass == 0)
+    }
+
+    pub(super) fn new_round(&mut self) {
+        self.stop();
+        self.swept = None;
+    }
+
+    /// A pair is valid, or the attempt is over.
+    pub(super) fn stop(&mut self) {
+        self.sweep = None;
+        self.openers = None;
+        self.burst = None;
+        self.invited = false;
+    }
+
+    /// The network changed: what was probed says nothing any more.
+    pub(super) fn forget(&mut self) {
+        self.stop();
+        self.bursts = 0;
+        self.probed.clear();
+    }
+
+    /// A port that was not probed before.
+    fn pick(&mut self, rng: &mut impl Rng) -> Option<u16> {
+        if self.probed.is_empty() {
+            self.probed = vec![0; 1024];
+        }
+        for _ in 0..64 {
+            let port = rng.next_u32() as u16;
+            let (word, bit) = (usize::from(port / 64), port % 64);
+            if port >= FIRST_PORT && self.probed[word] >> bit & 1 == 0 {
+                self.probed[word] |= 1 << bit;
+                return Some(port);
+            }
+        }
+        None
+    }
+}
+
+impl Agent {
+    /// What both NATs ask for. A NAT that nothing is known of counts as a friendly one.
+    pub(super) fn plan(&self) -> Plan {
+        let mapping = |nat: Option<NatHint>| nat.map_or(Mapping::Independent, |nat| nat.mapping);
+        let (ours, theirs) = (mapping(self.local_nat), mapping(self.remote_nat));
+        let Some(peer) = self.peer_behind_nat() else {
+            return Plan::Plain;
+        };
+        let ip = peer.ip();
+        let counting = |delta, next| Counting { ip, delta, next };
+        match (ours, theirs) {
+            (Mapping::Independent, Mapping::Independent)
+            | (Mapping::Sequential { .. }, Mapping::Independent) => Plan::Plain,
+            (Mapping::Independent, Mapping::Sequential { delta, next }) => Plan::Window {
+                peer: counting(delta, next),
+            },
+            (Mapping::Sequential { .. }, Mapping::Sequential { delta, next }) => {
+                Plan::InOrder(counting(delta, next))
+            }
+            (Mapping::Random, Mapping::Independent) if self.config.birthday => Plan::Open(peer),
+            (Mapping::Independent, Mapping::Random) if self.config.birthday => Plan::Probe(ip),
+            (Mapping::Random, _) | (_, Mapping::Random) => Plan::Hopeless,
+        }
+    }
+
+    /// The peer's address as a server saw it, the preferred one.
+    fn peer_behind_nat(&self) -> Option<SocketAddr> {
+        let seen = self.remotes.iter().filter(|candidate| {
+            candidate.address.is_ipv4()
+                && matches!(
+                    candidate.kind,
+                    CandidateKind::ServerReflexive | CandidateKind::Mapped
+                )
+        });
+        let best = seen.max_by_key(|candidate| candidate.priority());
+        best.map(|candidate| candidate.address)
+    }
+
+    /// While there is hope and need.
+    fn is_trying(&self) -> Option<Instant> {
+        let Phase::Punching { started, .. } = self.phase else {
+            return None;
+        };
+        let promising = self.pairs.iter().any(|pair| pair.valid);
+        (!promising).then_some(started)
+    }
+
+    pub(super) fn hard_due(&self) -> Option<Instant> {
+        let started = self.is_trying()?;
+        let plan = self.plan();
+        let begin = match plan {
+            Plan::Window { .. } | Plan::InOrder(_) => {
+                (self.hard.swept != Some(plan)).then_some(started)
+            }
+            Plan::Open(_) => (!self.hard.asked).then_some(started + PLAIN_FIRST),
+            Plan::Probe(_) => self.burst_begins(started),
+            Plan::Plain | Plan::Hopeless => None,
+        };
+        let sweep = self.hard.sweep.as_ref().map(|sweep| sweep.due);
+        let openers = self.hard.openers.as_ref().map(|openers| openers.due);
+        let burst = self.hard.burst.as_ref().map(|burst| burst.due);
+        let due = [begin, sweep, openers, burst];
+        due.into_iter().flatten().min()
+    }
+
+    /// When the easy side may begin with a burst.
+    fn burst_begins(&self, started: Instant) -> Option<Instant> {
+        let hard = &self.hard;
+        if hard.burst.is_some() || hard.bursts == BURSTS {
+            None
+        } else if hard.invited {
+            Some(started)
+        } else {
+            (hard.bursts == 0).then_some(started + PROBE_ANYWAY)
+        }
+    }
+
+    pub(super) fn hard_timeout(&mut self, now: Instant) {
+        let Some(started) = self.is_trying() else {
+            return;
+        };
+        let plan = self.plan();
+        match plan {
+            Plan::Plain | Plan::Hopeless => {}
+            Plan::Window { peer } => self.begin_sweep(now, plan, window(peer)),
+            Plan::InOrder(peer) => {
+                self.begin_sweep(now, plan, in_order(peer, self.config.role));
+            }
+            Plan::Open(_) if !self.hard.asked => {
+                if now >= started + PLAIN_FIRST {
+                    self.hard.asked = true;
+                    self.events.push_back(Event::OpenSockets(MORE_SOCKETS));
+                }
+            }
+            Plan::Open(peer) => self.send_openers(now, peer),
+            Plan::Probe(ip) => {
+                if self.burst_begins(started).is_some_and(|at| at <= now) {
+                    self.hard.invited = false;
+                    self.hard.bursts += 1;
+                    self.hard.burst = Some(Burst {
+                        left: PROBES,
+                        due: now,
+                    });
+                }
+                self.probe(now, ip);
+            }
+        }
+        self.sweep(now);
+    }
+
+    fn begin_sweep(&mut self, now: Instant, plan: Plan, targets: Vec<SocketAddr>) {
+        if self.hard.swept != Some(plan) {
+            self.hard.swept = Some(plan);
+            self.hard.sweep = Some(Sweep {
+                targets,
+                at: 0,
+                pass: 0,
+                due: now,
+            });
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        let ttl = self.opening_ttl(now);
+        let Some(via) = self.main_via() else {
+            return;
+        };
+        while let Some(sweep) = &mut self.hard.sweep
+            && sweep.due <= now
+        {
+            let Some(&to) = sweep.targets.get(sweep.at) else {
+                sweep.at = 0;
+                sweep.pass += 1;
+                sweep.due = now + if self.peer_opened { SWEEP_PACE } else { PASS };
+                if sweep.pass == PASSES {
+                    self.hard.sweep = None;
+                }
+                return;
+            };
+            sweep.at += 1;
+            sweep.due += SWEEP_PACE;
+            // The first pass opens the own NAT, and stays away from the peer's.
+            let ttl = if sweep.pass == 0 { Some(2) } else { ttl };
+            self.send_check(now, (via, to), ttl, false);
+        }
+    }
+
+    fn send_openers(&mut self, now: Instant, peer: SocketAddr) {
+        let sockets = self.hard.sockets.clone();
+        while let Some(openers) = &mut self.hard.openers
+            && openers.due <= now
+        {
+            let socket = openers.at;
+            if socket == sockets.end {
+                self.hard.bursts += 1;
+                openers.at = sockets.start;
+                openers.due = now + BURST;
+                if self.hard.bursts == BURSTS {
+                    self.hard.openers = None;
+                }
+                if !self.opened.contains(&peer) {
+                    self.opened.push(peer);
+                }
+                return self.signal_opened(u32::from(sockets.end - sockets.start) + 1);
+            }
+            openers.at += 1;
+            openers.due += OPENER_PACE;
+            // A packet that gets to the peer's NAT may spoil the port that it comes from. But
+            // where there is a second NAT on this side, a low TTL opens nothing.
+            let low = self.hard.bursts == 0 || socket % 2 == 0;
+            let ends: Ends = (Via::Socket(socket), peer);
+            self.send_check(now, ends, low.then_some(2), false);
+        }
+    }
+
+    fn probe(&mut self, now: Instant, ip: IpAddr) {
+        let Some(via) = self.main_via() else {
+            return;
+        };
+        while let Some(burst) = &mut self.hard.burst
+            && burst.due <= now
+        {
+            let port = self.hard.pick(&mut self.rng);
+            let (Some(port), Some(burst)) = (port, &mut self.hard.burst) else {
+                return;
+            };
+            burst.left -= 1;
+            burst.due += PROBE_PACE;
+            if burst.left == 0 {
+                self.hard.burst = None;
+            }
+            self.stats.probes += 1;
+            self.send_check(now, (via, SocketAddr::new(ip, port)), None, false);
+        }
+    }
+
+    /// The path runs through this socket: the others that were opened for random ports may go.
+    pub(super) fn close_sockets(&mut self, via: Via) {
+        let sockets = std::mem::take(&mut self.hard.sockets);
+        if sockets.is_empty() {
+            return;
+        }
+        let number = |via| match via {
+            Via::Socket(number) => number,
+            Via::Relay => 0,
+        };
+        let kept = Some(number(via)).filter(|kept| sockets.contains(kept));
+        self.pairs.retain(|pair| {
+            let of = number(pair.ends.0);
+            !sockets.contains(&of) || Some(of) == kept
+        });
+        self.events
+            .push_back(Event::CloseSocketsExcept(kept.unwrap_or(0)));
+    }
+}

@@ -1,0 +1,105 @@
+//! Which pairs of NATs connect directly, how often and how soon. `--nocapture` prints the table.
+
+use std::time::Duration;
+
+use crate::dice::Dice;
+use crate::world::{Kind, Net, World};
+
+const RUNS: u64 = 100;
+
+/// What became of the runs of one pair.
+#[derive(Default)]
+struct Cell {
+    direct: u64,
+    /// How long each took, beyond three round trips.
+    times: Vec<Duration>,
+    rtts: Vec<Duration>,
+    probes: Vec<u64>,
+    reasons: Vec<String>,
+}
+
+impl Cell {
+    fn quantile(&self, of: f64) -> Duration {
+        let mut times = self.times.clone();
+        times.sort();
+        let at = ((times.len() as f64 * of) as usize).min(times.len().saturating_sub(1));
+        times.get(at).copied().unwrap_or_default()
+    }
+}
+
+fn net(dice: &mut Dice, loss: f64) -> Net {
+    Net {
+        latency: Duration::from_millis(5 + dice.below(95)),
+        loss,
+        burst: if loss > 0.0 { 2.0 } else { 1.0 },
+        signals: true,
+    }
+}
+
+fn cell(kinds: [Kind; 2], loss: f64, change: impl Fn(&mut Net)) -> Cell {
+    let mut cell = Cell::default();
+    for seed in 0..RUNS {
+        let mut dice = Dice::new(seed ^ 0xD1CE);
+        let mut net = net(&mut dice, loss);
+        change(&mut net);
+        let mut world = World::new(kinds, net, seed);
+        let given_up = |w: &World| w.sides.iter().any(|s| s.gave_up.is_some());
+        world.run(Duration::from_secs(15), |w| {
+            w.both_selected() || given_up(w)
+        });
+        if world.both_selected() {
+            cell.times.push(world.now.duration_since(world.known_at));
+            cell.rtts.push(net.latency * 2);
+            let probes = world.sides.iter().map(|side| side.agent.stats().probes);
+            cell.probes.push(probes.sum());
+            assert!(
+                world.agree(),
+                "{kinds:?} seed {seed}: {:?}",
+                world.sides.map(|s| s.path)
+            );
+            cell.direct += 1;
+        } else {
+            let reason = world.sides.iter().find_map(|side| side.gave_up);
+            cell.reasons
+                .push(reason.map(|(_, why)| why.to_string()).unwrap_or_default());
+        }
+    }
+    let [a, b] = kinds.map(Kind::name);
+    println!(
+        "{a:>6} {b:>6} {:>4.0} % loss: {:>3} of {RUNS} direct, median {:>5} ms, p99 {:>5} ms, most probes {:>4} {}",
+        loss * 100.0,
+        cell.direct,
+        cell.quantile(0.5).as_millis(),
+        cell.quantile(0.99).as_millis(),
+        cell.probes.iter().max().unwrap_or(&0),
+        cell.reasons.first().map(String::as_str).unwrap_or_default(),
+    );
+    cell
+}
+
+const EASY: [Kind; 8] = [
+    Kind::N0,
+    Kind::N1,
+    Kind::N2,
+    Kind::N3,
+    Kind::N3b,
+    Kind::N7,
+    Kind::N8,
+    Kind::N9,
+];
+
+/// P01: every pair of easy NATs, always, soon.
+#[test]
+fn easy_nats_always_connect() {
+    for a in EASY {
+        for b in EASY {
+            let cell = cell([a, b], 0.0, |_| {});
+            assert_eq!(cell.direct, RUNS, "{a:?} {b:?}: {:?}", cell.reasons);
+            let allowed = |rtt: &Duration| *rtt * 3 + Duration::from_millis(200);
+            let soon = cell.times.iter().zip(&cell.rtts);
+            let soon = soon.filter(|(time, rtt)| **time <= allowed(rtt)).count() as u64;
+            assert!(soon >= RUNS / 2, "{a:?} {b:?}: {soon} soon enough");
+            assert!(cell.quantile(0.99) <= Duration::from_secs(2), "{a:?} {b:?}");
+        }
+    }
+}
