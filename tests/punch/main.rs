@@ -3,4 +3,5 @@
 mod dice;
 mod matrix;
 mod nat;
+mod paths;
 mod world;

@@ -103,3 +103,93 @@ fn easy_nats_always_connect() {
         }
     }
 }
+
+/// P02: random ports on one side.
+#[test]
+fn random_ports_meet_an_easy_nat() {
+    for (easy, least) in [
+        (Kind::N0, 100),
+        (Kind::N1, 100),
+        (Kind::N2, 100),
+        (Kind::N3, 98),
+        (Kind::N3b, 98),
+        (Kind::N7, 98),
+        (Kind::N9, 100),
+    ] {
+        for kinds in [[easy, Kind::N5], [Kind::N5, easy]] {
+            let cell = cell(kinds, 0.0, |_| {});
+            let in_time = |time: &&Duration| **time <= Duration::from_secs(3);
+            let in_time = cell.times.iter().filter(in_time).count();
+            assert!(in_time >= least, "{kinds:?}: {in_time} in time");
+            assert!(cell.probes.iter().all(|probes| *probes <= 2048));
+        }
+    }
+}
+
+/// P03: ports in order.
+#[test]
+fn counted_ports_are_predicted() {
+    for delta in [1, 2] {
+        for (cross, least) in [(0.0, 95), (0.1, 80)] {
+            let counting = Kind::N4(delta, cross);
+            for other in [Kind::N0, Kind::N1, Kind::N2, Kind::N3, Kind::N3b, counting] {
+                for kinds in [[counting, other], [other, counting]] {
+                    let cell = cell(kinds, 0.0, |_| {});
+                    assert!(cell.direct >= least, "{kinds:?}: {}", cell.direct);
+                }
+            }
+        }
+    }
+}
+
+/// P04: where no direct path can be, it is soon known, and why.
+#[test]
+fn hopeless_pairs_say_why() {
+    let counting = Kind::N4(1, 0.0);
+    for (kinds, why) in [
+        ([Kind::N5, Kind::N5], "random one"),
+        ([Kind::N5, counting], "random one"),
+        ([counting, Kind::N5], "random one"),
+        ([Kind::N6, Kind::N3], "blocked"),
+        ([Kind::N3, Kind::N6], "blocked"),
+        ([Kind::N6, Kind::N6], "blocked"),
+    ] {
+        let cell = cell(kinds, 0.0, |_| {});
+        assert_eq!(cell.direct, 0, "{kinds:?}");
+        assert!(cell.reasons.iter().all(|reason| reason.contains(why)));
+    }
+}
+
+/// P12: with losses in runs.
+#[test]
+fn losses_do_not_keep_easy_nats_apart() {
+    for loss in [0.05, 0.2] {
+        for kinds in [
+            [Kind::N0, Kind::N3],
+            [Kind::N3, Kind::N3],
+            [Kind::N3b, Kind::N3b],
+            [Kind::N2, Kind::N7],
+            [Kind::N8, Kind::N8],
+        ] {
+            let cell = cell(kinds, loss, |_| {});
+            assert_eq!(cell.direct, RUNS, "{kinds:?} {:?}", cell.reasons);
+        }
+    }
+    for kinds in [[Kind::N3, Kind::N5], [Kind::N4(1, 0.0), Kind::N3]] {
+        let cell = cell(kinds, 0.05, |_| {});
+        assert!(cell.direct >= 90, "{kinds:?}: {}", cell.direct);
+    }
+}
+
+/// Without anything but candidates from the other side it takes longer, but works.
+#[test]
+fn what_agents_tell_each_other_may_be_left_out() {
+    for kinds in [
+        [Kind::N3, Kind::N3],
+        [Kind::N3b, Kind::N3b],
+        [Kind::N3, Kind::N5],
+    ] {
+        let cell = cell(kinds, 0.0, |net| net.signals = false);
+        assert!(cell.direct >= 98, "{kinds:?} {:?}", cell.reasons);
+    }
+}

@@ -121,7 +121,7 @@ impl Nat {
     fn is_free(&self, now: Instant, external: SocketAddr, to: SocketAddr) -> bool {
         let stray = self.strays.get(&(external, to));
         !self.taken.contains_key(&(external, to))
-            && !stray.is_some_and(|at| now.duration_since(*at) < STRAY)
+            && stray.is_none_or(|at| now.duration_since(*at) >= STRAY)
     }
 
     fn map(

@@ -89,6 +89,12 @@ enum Item {
         ttl: u8,
         bytes: Vec<u8>,
     },
+    Near {
+        side: usize,
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
     Told {
         side: usize,
         json: String,
@@ -275,6 +281,12 @@ impl World {
 
     fn handle(&mut self, item: Item) {
         match item {
+            Item::Near {
+                side,
+                from,
+                to,
+                bytes,
+            } => self.deliver(side, to, from, &bytes),
             Item::Told { side, json } => {
                 let description = serde_json::from_str(&json).expect("readable");
                 self.sides[side].agent.add_remote(&description, self.now);
@@ -433,8 +445,17 @@ impl World {
             && to.is_ipv4()
             && self.sides[1 - at].sockets.iter().any(|(_, own)| *own == to)
         {
+            let side = 1 - at;
             let soon = self.now + Duration::from_millis(1);
-            return self.push_lan(soon, from, to, bytes);
+            return self.push(
+                soon,
+                Item::Near {
+                    side,
+                    from,
+                    to,
+                    bytes,
+                },
+            );
         }
         if self.sides[at].blocked || from.is_ipv4() != to.is_ipv4() {
             return;
@@ -466,14 +487,6 @@ impl World {
                 bytes,
             },
         );
-    }
-
-    fn push_lan(&mut self, at: Instant, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
-        let _ = at;
-        let owner = (0..2).find(|&at| self.sides[at].sockets.iter().any(|(_, own)| *own == to));
-        if let Some(owner) = owner {
-            self.deliver(owner, to, from, &bytes);
-        }
     }
 
     /// An application sends: directly when there is a path, else over the relay.

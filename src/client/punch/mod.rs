@@ -300,13 +300,20 @@ impl Agent {
 
     fn pair_up(&mut self, base: Base, remote: Candidate, now: Instant) {
         let ends = (base.via, remote.address);
-        if base.ipv4 != remote.address.is_ipv4() || self.pairs.get(ends).is_some() {
+        if base.ipv4 != remote.address.is_ipv4() {
+            return;
+        }
+        let priority = self.pair_priority(remote.priority(), remote.address);
+        if let Some(learned) = self.pairs.get_mut(ends) {
+            // The peer was heard before it told the address.
+            learned.kind = remote.kind;
+            learned.priority = priority;
             return;
         }
         let mut pair = Pair::new(
             ends,
             remote.kind,
-            self.pair_priority(remote.priority(), remote.address),
+            priority,
             remote.is_behind_nat(),
             self.config.tries,
         );

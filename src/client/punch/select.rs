@@ -32,7 +32,7 @@ const ASK_FAST: Duration = Duration::from_millis(100);
 const ASK: Duration = Duration::from_millis(200);
 
 /// So much silence while data is expected means that the path is dead; see [`dead_after`].
-const DEAD: Duration = Duration::from_millis(900);
+const DEAD: Duration = Duration::from_millis(850);
 
 /// An idle path is dead when it did not answer for so long.
 const IDLE_DEAD: Duration = Duration::from_secs(2);
@@ -111,7 +111,7 @@ impl Selected {
 
 /// Several questions fit in, each with the time for its answer.
 fn dead_after(rtt: Duration) -> Duration {
-    DEAD.max(SILENCE + rtt * 3)
+    DEAD.max(SILENCE + rtt * 2)
 }
 
 impl Agent {

@@ -1,0 +1,153 @@
+//! What becomes of a path: kept, lost, found again, given up for a better one.
+
+use std::time::Duration;
+
+use crate::world::{Kind, Net, World};
+
+const NET: Net = Net {
+    latency: Duration::from_millis(30),
+    loss: 0.0,
+    burst: 1.0,
+    signals: true,
+};
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn connected(kinds: [Kind; 2], net: Net, seed: u64) -> World {
+    let mut world = World::new(kinds, net, seed);
+    assert!(
+        world.run(Duration::from_secs(5), World::both_selected),
+        "{kinds:?} {seed}"
+    );
+    world
+}
+
+/// Both applications send every 50 ms for so long.
+fn talk(world: &mut World, total: Duration, mut done: impl FnMut(&World) -> bool) -> bool {
+    let end = world.now + total;
+    while world.now < end {
+        world.send_data(0);
+        world.send_data(1);
+        if world.run(ms(50), |w| done(w)) {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn devices_in_one_network_use_it() {
+    for seed in 0..20 {
+        for kind in [Kind::N3, Kind::N5, Kind::N4(1, 0.0)] {
+            let mut world = World::same_lan(kind, NET, seed);
+            assert!(
+                world.run(Duration::from_secs(2), World::both_selected),
+                "{kind:?}"
+            );
+            for side in &world.sides {
+                let remote = side.path.expect("selected").remote;
+                assert!(remote.ip().to_string().starts_with("10."), "{remote}");
+            }
+            assert!(world.agree());
+        }
+    }
+}
+
+/// P08, with data in both directions.
+#[test]
+fn a_dead_path_is_lost_within_a_second_and_found_again() {
+    for seed in 0..100 {
+        let kinds = [
+            [Kind::N3, Kind::N3],
+            [Kind::N0, Kind::N5],
+            [Kind::N3b, Kind::N4(1, 0.0)],
+        ];
+        let latency = ms(5 + seed % 95);
+        let net = Net { latency, ..NET };
+        let mut world = connected(kinds[seed as usize % 3], net, seed);
+        talk(&mut world, Duration::from_secs(3), |_| false);
+        assert!(world.both_selected(), "{seed}: it holds");
+        world.cut = true;
+        let cut = world.now;
+        let lost = |w: &World| w.sides.iter().all(|side| side.path.is_none());
+        assert!(talk(&mut world, Duration::from_secs(3), lost), "{seed}");
+        for side in &world.sides {
+            let took = side.lost_at.expect("lost").duration_since(cut);
+            assert!(took <= ms(1050), "{seed}: {took:?}");
+        }
+        talk(&mut world, ms(seed * 300), |_| false);
+        world.cut = false;
+        assert!(
+            talk(&mut world, Duration::from_secs(10), World::both_selected),
+            "{seed}"
+        );
+        assert!(world.agree(), "{seed}");
+    }
+}
+
+/// Nobody sends anything for an hour: keepalives hold the mappings.
+#[test]
+fn an_idle_path_stays() {
+    for kinds in [
+        [Kind::N3, Kind::N3],
+        [Kind::N5, Kind::N2],
+        [Kind::N8, Kind::N8],
+    ] {
+        let mut world = connected(kinds, NET, 1);
+        let before = world.sides.each_ref().map(|side| side.agent.stats().checks);
+        world.run(Duration::from_secs(3600), |_| false);
+        assert!(world.agree());
+        for (side, before) in world.sides.iter().zip(before) {
+            assert_eq!(side.moves, 1);
+            let checks = side.agent.stats().checks - before;
+            assert!((230..1200).contains(&checks), "{kinds:?}: {checks}");
+        }
+    }
+}
+
+/// An idle path that dies is noticed at the next keepalive.
+#[test]
+fn an_idle_path_that_dies_is_noticed() {
+    let mut world = connected([Kind::N3, Kind::N3], NET, 1);
+    world.run(Duration::from_secs(100), |_| false);
+    world.cut = true;
+    assert!(world.run(Duration::from_secs(18), |w| {
+        w.sides.iter().all(|s| s.path.is_none())
+    }));
+}
+
+/// A router that restarts forgets its mappings; the ports are the same again here.
+#[test]
+fn a_router_that_restarts_costs_seconds() {
+    for seed in 0..50 {
+        let mut world = connected([Kind::N3, Kind::N3], NET, seed);
+        talk(&mut world, Duration::from_secs(2), |_| false);
+        world.nats[0].forget();
+        talk(&mut world, Duration::from_secs(4), |_| false);
+        assert!(world.both_selected(), "{seed}");
+        assert!(world.agree());
+    }
+}
+
+/// Losses of a fifth, in runs, do not shake a path off.
+#[test]
+fn losses_do_not_end_a_path() {
+    let mut lost = 0;
+    for seed in 0..20 {
+        let net = Net {
+            loss: 0.2,
+            burst: 2.0,
+            ..NET
+        };
+        let mut world = connected([Kind::N3, Kind::N3], net, seed);
+        talk(&mut world, Duration::from_secs(60), |_| false);
+        lost += world
+            .sides
+            .iter()
+            .filter(|side| side.lost_at.is_some())
+            .count();
+    }
+    assert!(lost <= 2, "{lost} of 40 minutes");
+}
