@@ -69,6 +69,16 @@ fn authenticated_refresh(bencher: Bencher<'_, '_>) {
 }
 
 #[divan::bench]
+fn authenticated_refresh_of_a_secret(bencher: Bencher<'_, '_>) {
+    bencher.bench_local(operations::authenticated_refresh_of_a_secret());
+}
+
+#[divan::bench]
+fn allocate_and_delete_of_a_secret(bencher: Bencher<'_, '_>) {
+    bencher.bench_local(operations::allocate_and_delete_of_a_secret());
+}
+
+#[divan::bench]
 fn allocate_and_delete(bencher: Bencher<'_, '_>) {
     bencher.bench_local(operations::allocate_and_delete());
 }

@@ -1,15 +1,19 @@
 //! The relayed path allocates nothing: counted by the allocator, over every way that a datagram
-//! can take through the core. And what an idle allocation takes, by the same count.
+//! can take through the core. Nor do the requests that keep it alive, and those of
+//! whoever has no password.
+//! And what an idle allocation takes, by the same count.
 
 #[path = "core/harness.rs"]
 mod harness;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 use harness::*;
-use turnserver::proto::{Disposition, REPLY_BUFFER};
-use turnserver::wire::attr;
+use turnserver::auth::{CredentialStore, RestOptions};
+use turnserver::proto::{Disposition, Effect, Flow, REPLY_BUFFER};
+use turnserver::wire::{Method, attr};
 
 thread_local! {
     // Per thread, so that tests beside each other do not count for one another.
@@ -195,20 +199,127 @@ fn binding_and_challenges_never_allocate() {
     assert_eq!(count, 0);
 }
 
+/// Users of the configuration and of two shared secrets.
+fn both_kinds() -> Setup {
+    let secrets: [&[u8]; 2] = [b"new", b"old"];
+    let users = [("alice", "secret-a")];
+    let store = CredentialStore::new(REALM, users, secrets, RestOptions::default());
+    Setup {
+        credentials: Some(Arc::new(store.expect("usable"))),
+        ..Setup::default()
+    }
+}
+
+#[test]
+fn refreshes_and_renewed_channels_never_allocate() {
+    let users = [
+        User::new("alice", "secret-a"),
+        User::of_secret(UNIX_START + 500, "carol", "old"),
+    ];
+    for user in users {
+        let mut world = both_kinds().world();
+        let mut client = world.client(flow("192.0.2.1:5000"), &user);
+        world.allocate(&mut client);
+        let peer = addr("192.0.2.50:9");
+        let requests = [
+            client.request(Method::REFRESH, |_| {}),
+            client.request(Method::CHANNEL_BIND, |b| {
+                b.channel_number(0x4000);
+                b.xor_address(attr::XOR_PEER_ADDRESS, peer);
+            }),
+        ];
+        // The first time there is a channel to remember.
+        for request in &requests {
+            assert_eq!(world.answer(0, &client.flow, request).code(), 0);
+        }
+        let mut reply = [0; REPLY_BUFFER];
+        let (now, core) = (world.now, &mut world.shards[0]);
+        let count = allocations(|| {
+            for request in requests.iter().cycle().take(3000) {
+                let answer = core.handle_client(now, &client.flow, request, &mut reply);
+                let Disposition::Reply { authenticated, .. } = answer else {
+                    panic!("{answer:?}");
+                };
+                assert!(authenticated);
+            }
+        });
+        assert_eq!(count, 0);
+    }
+}
+
+/// Whoever has no password takes nothing: no memory, no port, no place in a quota.
+#[test]
+fn nothing_is_taken_before_integrity_is_checked() {
+    let mut world = both_kinds().world();
+    let names = [
+        User::new("alice", "guessed"),
+        User::new("nobody", "guessed"),
+        User::limited(UNIX_START + 500, "carol", "guessed"),
+        // Right, but it has ended.
+        User::of_secret(UNIX_START, "carol", "old"),
+    ];
+    let attempts: Vec<_> = (5000..)
+        .zip(&names)
+        .map(|(port, user)| {
+            let mut client = world.client(flow(&format!("192.0.2.1:{port}")), user);
+            let request = client.request(Method::ALLOCATE, |b| {
+                b.u8_rffu(attr::REQUESTED_TRANSPORT, 17);
+                b.even_port(true);
+            });
+            (client.flow, request)
+        })
+        .collect();
+    let mut reply = [0; REPLY_BUFFER];
+    let mut log_lines = 0;
+    let (now, core) = (world.now, &mut world.shards[0]);
+    let mut attempt = |(flow, request): &(Flow, Vec<u8>)| {
+        let answer = core.handle_client(now, flow, request, &mut reply);
+        let Disposition::Reply { authenticated, .. } = answer else {
+            panic!("{answer:?}");
+        };
+        assert!(!authenticated);
+        while let Some(effect) = core.poll_effect() {
+            assert_eq!(effect, Effect::AuthenticationFailed { flow: *flow });
+            log_lines += 1;
+        }
+    };
+    // The first effect makes room for all that follow.
+    attempt(&attempts[0]);
+    let count = allocations(|| {
+        for attempted in attempts.iter().cycle().take(4000) {
+            attempt(attempted);
+        }
+    });
+    assert_eq!(count, 0);
+    assert_eq!(log_lines, 4001);
+    world.assert_empty();
+}
+
 #[test]
 fn an_idle_allocation_takes_well_under_a_kibibyte() {
+    let static_user = User::new("alice", "secret-a");
+    let time_limited = User::of_secret(UNIX_START + 500, "carol", "old");
+    // A time-limited user's key is kept with the allocation.
+    for (user, most) in [(static_user, 700), (time_limited, 950)] {
+        let each = idle(&user);
+        println!("{each} bytes for an allocation with a permission and a channel");
+        assert!(each < most, "{each} bytes");
+    }
+}
+
+/// Bytes for each of many idle allocations.
+fn idle(user: &User) -> isize {
     const COUNT: usize = 20_000;
     let mut world = Setup {
         ports: 10_000..=59_999,
         relays: vec![(LOCAL_V4, PUBLIC_V4)],
-        ..Setup::default()
+        ..both_kinds()
     }
     .world();
-    let user = world.setup.users[0].clone();
     let mut clients: Vec<_> = (0..COUNT)
         .map(|n| {
             let source = format!("192.0.{}.{}:{}", n / 200 % 200, n % 200 + 1, 1024 + n);
-            world.client(flow(&source), &user)
+            world.client(flow(&source), user)
         })
         .collect();
     // What the fake driver keeps is not the core's: make its room beforehand.
@@ -221,8 +332,6 @@ fn an_idle_allocation_takes_well_under_a_kibibyte() {
         world.audits.clear();
         world.answers.clear();
     }
-    let each = (BYTES.get() - before) / COUNT as isize;
-    println!("{each} bytes for an allocation with a permission and a channel");
     assert_eq!(world.shards[0].allocations(), COUNT);
-    assert!(each < 700, "{each} bytes");
+    (BYTES.get() - before) / COUNT as isize
 }

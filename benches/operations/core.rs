@@ -2,12 +2,13 @@
 //! returns it, to be done over and over; nothing in it differs from run to run.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;
 use turnserver::proto::ports::{PortLease, RelayAddresses};
 use turnserver::proto::{Disposition, Family, REPLY_BUFFER, RelayId};
-use turnserver::wire::{Class, Method, attr};
+use turnserver::wire::{Class, Key, Method, attr};
 
 use crate::harness::*;
 
@@ -163,11 +164,45 @@ pub(crate) fn authenticated_refresh() -> impl FnMut() -> Disposition {
     client_bytes(world, client, bytes)
 }
 
+/// The same of a time-limited user, whose key is not derived again.
+pub(crate) fn authenticated_refresh_of_a_secret() -> impl FnMut() -> Disposition {
+    let (mut world, mut client) = of_a_secret();
+    world.allocate(&mut client);
+    let bytes = client.request(Method::REFRESH, |b| {
+        b.u32(attr::LIFETIME, 600);
+    });
+    client_bytes(world, client, bytes)
+}
+
+/// A time-limited user's client.
+fn of_a_secret() -> (World, Client) {
+    let world = Setup {
+        credentials: Some(Arc::new(OfSecret(Key::from_bytes(b"secret")))),
+        ..Setup::default()
+    }
+    .world();
+    let user = User::of_secret(UNIX_START + 86_400, "alice", "secret");
+    let client = world.client(flow("192.0.2.1:5000"), &user);
+    (world, client)
+}
+
 /// An Allocate from authentication to the success response, and its deletion.
 pub(crate) fn allocate_and_delete() -> impl FnMut() -> (Response, Response) {
-    let mut world = World::new();
-    let user = world.setup.users[0].clone();
-    let mut client = world.client(flow("192.0.2.1:5000"), &user);
+    let world = World::new();
+    let client = world.client(flow("192.0.2.1:5000"), &world.setup.users[0]);
+    allocating_and_deleting(world, client)
+}
+
+/// The same of a time-limited user, whose key is derived once.
+pub(crate) fn allocate_and_delete_of_a_secret() -> impl FnMut() -> (Response, Response) {
+    let (world, client) = of_a_secret();
+    allocating_and_deleting(world, client)
+}
+
+fn allocating_and_deleting(
+    mut world: World,
+    mut client: Client,
+) -> impl FnMut() -> (Response, Response) {
     let allocate = client.request(Method::ALLOCATE, |b| {
         b.u8_rffu(attr::REQUESTED_TRANSPORT, 17);
     });

@@ -66,7 +66,7 @@ impl PairSecrets {
     ) -> Option<Identity> {
         for secret in &self.0 {
             let user = name.text.as_bytes();
-            let password = Zeroizing::new(rest_password(&**secret, user, false));
+            let password = Key::from_bytes(&**secret).rest_password(user, false);
             let key = Key::long_term(algorithm, user, realm.as_bytes(), password.as_bytes());
             if check(&key) && unix < name.expiry {
                 return Some(Identity {

@@ -4,10 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use crate::proto::credentials::Identity;
-use crate::wire::{Key, PasswordAlgorithm, rest_password};
+use crate::wire::{Key, PasswordAlgorithm};
 
 /// How time-limited credentials are judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,9 +16,10 @@ pub struct RestOptions {
     pub sha256: bool,
 }
 
-/// The secrets. All are tried, so that one can be replaced by another without a gap.
+/// The secrets, as keys of the HMAC that makes passwords. All are tried, so that one can be
+/// replaced by another without a gap.
 pub(super) struct RestSecrets {
-    secrets: Vec<Zeroizing<Vec<u8>>>,
+    secrets: Vec<Key>,
     options: RestOptions,
 }
 
@@ -65,8 +64,11 @@ pub(super) fn seconds(text: &str) -> Option<u64> {
 }
 
 impl RestSecrets {
-    pub(super) fn new(secrets: Vec<Zeroizing<Vec<u8>>>, options: RestOptions) -> Self {
-        Self { secrets, options }
+    pub(super) fn new<'a>(secrets: impl Iterator<Item = &'a [u8]>, options: RestOptions) -> Self {
+        Self {
+            secrets: secrets.map(Key::from_bytes).collect(),
+            options,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -90,7 +92,7 @@ impl RestSecrets {
             .and_then(|text| RestName::parse(text).map(|parsed| (text, parsed)))
             .filter(|(_, parsed)| unix < parsed.expiry.saturating_add(self.options.leeway));
         for secret in &self.secrets {
-            let password = Zeroizing::new(rest_password(secret, name, self.options.sha256));
+            let password = secret.rest_password(name, self.options.sha256);
             let key = Key::long_term(algorithm, name, realm.as_bytes(), password.as_bytes());
             if !check(&key) {
                 continue;

@@ -3,8 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use zeroize::Zeroizing;
-
 use super::pairs::{PairName, PairSecrets};
 use super::rest::{RestOptions, RestSecrets};
 use super::static_users::StaticUsers;
@@ -96,17 +94,14 @@ impl CredentialStore {
         let listed = prepared.iter().map(|(name, pass)| (&**name, &**pass));
         let users =
             StaticUsers::new(&realm, listed).map_err(|name| StoreError::Twice(name.to_owned()))?;
-        let secrets: Vec<_> = secrets
-            .into_iter()
-            .map(|secret| Zeroizing::new(secret.to_vec()))
-            .collect();
+        let secrets: Vec<&[u8]> = secrets.into_iter().collect();
         if secrets.iter().any(|secret| secret.is_empty()) {
             return Err(StoreError::EmptySecret);
         }
         Ok(Self {
             realm: realm.into_owned(),
             users,
-            rest: RestSecrets::new(secrets, options),
+            rest: RestSecrets::new(secrets.into_iter(), options),
             pairs: PairSecrets::default(),
         })
     }

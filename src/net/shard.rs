@@ -23,6 +23,7 @@ use super::standing::StandingQueue;
 use super::streams::{MAX_CONNECTIONS, Streams};
 use super::sys::{Interest, Readiness};
 use super::{AuditSink, Service, clock};
+use crate::proto::audit::Audit;
 use crate::proto::counters::Counters;
 use crate::proto::{
     Disposition, DropReason, Effect, Flow, Mono, Now, OpenError, OpenSpec, Relay, RelayId,
@@ -310,6 +311,9 @@ impl<P: DataPlane> Shard<P> {
                 Effect::CloseRelay { relay } => self.plane.close(relay),
                 Effect::ReleaseReserved { token } => self.opener.release(&token),
                 Effect::CloseFlow { flow } => self.streams.doom(flow.link),
+                Effect::AuthenticationFailed { flow } => {
+                    (self.audit)(&Audit::AuthenticationFailed { flow });
+                }
                 Effect::Audit(audit) => (self.audit)(&audit),
             }
         }

@@ -9,7 +9,7 @@ use super::pairs::PairId;
 use super::peers::Peers;
 use super::quota::QuotaGuard;
 use super::types::{Family, Flow, Mono, OpenError, OpenedRelay, ReservationToken};
-use crate::wire::{ErrorCode, Integrity, Key, TransactionId};
+use crate::wire::{ErrorCode, Integrity, Key, PasswordAlgorithm, TransactionId};
 
 /// A relayed transport address of an allocation. A dual allocation has two, of which each
 /// expires by itself (RFC 8656 section 6).
@@ -75,6 +75,18 @@ impl Bandwidth {
     }
 }
 
+/// What proved the owner of an allocation. Later requests are tried with it first: deriving the
+/// key of a time-limited user from its secret costs as much again as the rest of a Refresh.
+#[derive(Clone)]
+pub(crate) struct Proof {
+    pub(crate) key: Arc<Key>,
+    /// When a time-limited credential ends, in Unix seconds; `u64::MAX` for one that does not.
+    pub(crate) expires: u64,
+    pub(crate) algorithm: PasswordAlgorithm,
+    /// The number of the policy that it was proven under: no other one vouches for it.
+    pub(crate) policy: u32,
+}
+
 /// Who owns an allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
@@ -94,6 +106,7 @@ pub(crate) struct Allocation {
     /// When the timer that stands for this allocation is due.
     pub(crate) armed: Mono,
     pub(crate) owner: Owner,
+    pub(crate) proof: Proof,
     pub(crate) created: Mono,
     pub(crate) origin: Origin,
     /// Different peers that had permissions, for the summary.
@@ -176,6 +189,7 @@ pub(crate) enum Opening {
 pub(crate) struct Pending {
     pub(crate) flow: Flow,
     pub(crate) owner: Owner,
+    pub(crate) proof: Proof,
     pub(crate) protection: Protection,
     pub(crate) origin: Origin,
     pub(crate) openings: [Option<Opening>; 2],
@@ -209,7 +223,7 @@ mod tests {
     #[test]
     fn an_allocation_stays_small() {
         assert!(
-            size_of::<Allocation>() <= 448,
+            size_of::<Allocation>() <= 472,
             "{} {} {}",
             size_of::<Allocation>(),
             size_of::<Half>(),

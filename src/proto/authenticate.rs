@@ -1,7 +1,8 @@
 //! The long-term credential mechanism, in the order of RFC 8489 section 9.2.4.
 
+use super::allocation::{Owner, Proof};
 use super::answer::{OFFERED, OFFERED_VALUE, finish};
-use super::credentials::{Identity, UserClaim};
+use super::credentials::UserClaim;
 use super::nonce::{Features, NonceState, Nonces};
 use super::policy::{Policy, Shared};
 use super::types::{DropReason, Flow, Now};
@@ -12,9 +13,77 @@ use crate::wire::{
 
 /// A request whose sender is proven, with the attributes that its integrity covers.
 pub(crate) struct Proven<'a> {
-    pub(crate) identity: Identity,
+    pub(crate) owner: Owner,
+    pub(crate) proof: Proof,
     pub(crate) integrity: Integrity,
     pub(crate) attrs: Verified<'a>,
+}
+
+/// Under what a request is judged.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) policy: &'a Policy,
+    pub(crate) policy_number: u32,
+    pub(crate) now: Now,
+    /// The owner of the allocation on the request's 5-tuple, and what proved it.
+    pub(crate) known: Option<(&'a Owner, &'a Proof)>,
+}
+
+impl Context<'_> {
+    /// Who sent a request, when it is the owner of the allocation and the former proof still
+    /// holds. Tells a client with an allocation nothing about other users.
+    fn recall<'m>(
+        &self,
+        message: &Message<'m>,
+        user: UserClaim<'_>,
+        algorithm: PasswordAlgorithm,
+    ) -> Option<(Owner, Proof, Verified<'m>)> {
+        let (owner, proof) = self.known?;
+        let holds = user == UserClaim::Name(owner.username.as_bytes())
+            && algorithm == proof.algorithm
+            && self.now.unix < proof.expires
+            && self.policy_number == proof.policy;
+        if !holds {
+            return None;
+        }
+        let attrs = message.verify(&proof.key).ok()?;
+        Some((owner.clone(), proof.clone(), attrs))
+    }
+
+    /// Who sent a request, by the credentials that there are.
+    fn look_up<'m>(
+        &self,
+        message: &Message<'m>,
+        user: UserClaim<'_>,
+        algorithm: PasswordAlgorithm,
+    ) -> Result<(Owner, Proof, Verified<'m>), Unproven> {
+        // Unknown user: 401; wrong key: 401. Both take the same way through `check`.
+        let mut verdict = Err(IntegrityError::Mismatch);
+        let credentials = &self.policy.credentials;
+        let identity = credentials.authenticate(user, algorithm, self.now.unix, &mut |key| {
+            verdict = message.verify(key);
+            verdict.is_ok()
+        });
+        if matches!(verdict, Err(IntegrityError::Malformed)) {
+            return Err(Unproven::Malformed);
+        }
+        let (Some(identity), Ok(attrs)) = (identity, verdict) else {
+            return Err(Unproven::Wrong);
+        };
+        let owner = Owner {
+            username: identity.username,
+            user_id: identity.user_id,
+            pair: identity.pair,
+        };
+        let proof = Proof {
+            key: identity.key,
+            expires: identity.expires.unwrap_or(u64::MAX),
+            algorithm,
+            policy: self.policy_number,
+        };
+        Ok((owner, proof, attrs))
+    }
 }
 
 /// Why a request is not processed.
@@ -32,9 +101,7 @@ pub(crate) enum Unproven {
 
 /// Proves who sent a request.
 pub(crate) fn authenticate<'a>(
-    shared: &Shared,
-    policy: &Policy,
-    now: Now,
+    context: &Context<'_>,
     flow: &Flow,
     message: &Message<'a>,
 ) -> Result<Proven<'a>, Unproven> {
@@ -57,28 +124,20 @@ pub(crate) fn authenticate<'a>(
         _ => return Err(Unproven::Malformed),
     };
     let algorithm = algorithm(&claims, nonce)?;
-    // Unknown user: 401; wrong key: 401. Both take the same way through `check`.
-    let mut verdict = Err(IntegrityError::Mismatch);
-    let identity = policy
-        .credentials
-        .authenticate(user, algorithm, now.unix, &mut |key| {
-            verdict = message.verify(key);
-            verdict.is_ok()
-        });
-    if matches!(verdict, Err(IntegrityError::Malformed)) {
-        return Err(Unproven::Malformed);
-    }
-    let (Some(identity), Ok(attrs)) = (identity, verdict) else {
-        return Err(Unproven::Wrong);
+    let (owner, proof, attrs) = match context.recall(message, user, algorithm) {
+        Some(known) => known,
+        None => context.look_up(message, user, algorithm)?,
     };
     // The key is hashed from the realm that we send: who sends another one did not mean us.
-    if realm != policy.credentials.realm().as_bytes() {
+    if realm != context.policy.credentials.realm().as_bytes() {
         return Err(Unproven::Wrong);
     }
     // Only now the nonce: 438 (RFC 5389 had it before).
-    match shared.nonces.check(now.unix, flow.client, nonce) {
+    let nonces = &context.shared.nonces;
+    match nonces.check(context.now.unix, flow.client, nonce) {
         NonceState::Valid => Ok(Proven {
-            identity,
+            owner,
+            proof,
             integrity,
             attrs,
         }),

@@ -34,6 +34,8 @@ const TIMERS_AT_ONCE: usize = 512;
 pub struct Relay {
     pub(super) shared: Arc<Shared>,
     pub(super) policy: Arc<Policy>,
+    /// Counts the policies: what was proven under one is proven again under the next.
+    pub(super) policy_number: u32,
     pub(super) counters: Arc<Counters>,
     pub(super) registry: Registry,
     /// Tokens of the ports that this shard reserved, until they are claimed here or expire.
@@ -78,6 +80,7 @@ impl Relay {
         Self {
             shared,
             policy,
+            policy_number: 0,
             counters,
             registry,
             reservations,
@@ -211,6 +214,7 @@ impl Relay {
             }
         }
         self.policy = policy;
+        self.policy_number = self.policy_number.wrapping_add(1);
     }
 
     /// Refuses allocations from now on: with 300 to the sibling of the client's family, or with

@@ -408,6 +408,12 @@ pub enum Effect {
         /// The client's flow.
         flow: Flow,
     },
+    /// A line for the log, as [`super::audit::Audit::AuthenticationFailed`]: by itself, because
+    /// whoever has no password must not make the server allocate memory.
+    AuthenticationFailed {
+        /// The client's flow.
+        flow: Flow,
+    },
     /// Something worth a line in the log.
     Audit(Box<super::audit::Audit>),
 }

@@ -70,6 +70,19 @@ impl Key {
         }
     }
 
+    /// The password of a time-limited credential, where this is the key of the shared secret:
+    /// as [`rest_password`], without hashing the secret again and without memory of its own.
+    pub fn rest_password(&self, username: &[u8], sha256: bool) -> RestPassword {
+        let mut text = Zeroizing::new([0; 44]);
+        let written = if sha256 {
+            STANDARD.encode_slice(self.sha256([username, b""]), &mut text[..])
+        } else {
+            STANDARD.encode_slice(self.sha1([username, b""]), &mut text[..])
+        };
+        let len = written.expect("44 characters are base64 of 32 bytes");
+        RestPassword { text, len }
+    }
+
     /// HMAC-SHA1 over the concatenation of two parts.
     pub(super) fn sha1(&self, parts: [&[u8]; 2]) -> [u8; 20] {
         let mut mac = Hmac::<Sha1>::compose(self.sha1.clone(), Default::default());
@@ -104,13 +117,30 @@ pub fn userhash(username: &[u8], realm: &[u8]) -> [u8; 32] {
 /// The password of a time-limited credential (draft-uberti-behave-turn-rest): base64 of
 /// HMAC-SHA1 under the shared secret over the whole username, or of HMAC-SHA256.
 ///
-/// Cold: returns a `String`, which is as secret as any password.
+/// Cold: returns a `String`, which is as secret as any password. [`Key::rest_password`] is for
+/// every request.
 pub fn rest_password(secret: &[u8], username: &[u8], sha256: bool) -> String {
-    let key = Key::from_bytes(secret);
-    if sha256 {
-        STANDARD.encode(key.sha256([username, b""]))
-    } else {
-        STANDARD.encode(key.sha1([username, b""]))
+    let password = Key::from_bytes(secret).rest_password(username, sha256);
+    String::from_utf8_lossy(password.as_bytes()).into_owned()
+}
+
+/// A password of a time-limited credential, wiped on drop.
+pub struct RestPassword {
+    /// Base64 of an HMAC, of which SHA-256 has the longest.
+    text: Zeroizing<[u8; 44]>,
+    len: usize,
+}
+
+impl RestPassword {
+    /// Its text, which is ASCII.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.len]
+    }
+}
+
+impl fmt::Debug for RestPassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RestPassword(redacted)")
     }
 }
 
@@ -125,6 +155,8 @@ mod tests {
             format!("{:?}", Key::short_term(b"hunter2")),
             "Key(redacted)"
         );
+        let password = Key::short_term(b"hunter2").rest_password(b"17:a", true);
+        assert_eq!(format!("{password:?}"), "RestPassword(redacted)");
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub use channel::{CHANNELS, ChannelData, ChannelError, RFC5766_CHANNELS, data_in
 pub use claims::Claims;
 pub use demux::{Frame, FrameError, Kind, MAX_FRAME, StreamFramer, classify, is_application_data};
 pub use error_code::ErrorCode;
-pub use key::{Key, rest_password, userhash};
+pub use key::{Key, RestPassword, rest_password, userhash};
 pub use message::{IntegrityError, Message, ParseError};
 pub use types::{
     Class, HEADER_LEN, Integrity, MAGIC_COOKIE, Method, PasswordAlgorithm, TransactionId,

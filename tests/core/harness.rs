@@ -19,6 +19,7 @@ use rand_core::SeedableRng;
 use turnserver::proto::audit::Audit;
 use turnserver::proto::budget::ReplyBudget;
 use turnserver::proto::counters::{Counters, Snapshot};
+use turnserver::proto::credentials::Credentials;
 use turnserver::proto::discovery::{Discovery, Endpoint};
 use turnserver::proto::gate::PeerGate;
 use turnserver::proto::nonce::{NonceKey, Nonces};
@@ -37,7 +38,7 @@ use turnserver::wire::{
 };
 
 #[allow(unused_imports, reason = "each test binary uses its own part")]
-pub use users::{User, Users, pair_id};
+pub use users::{OfSecret, User, Users, pair_id};
 
 pub const REALM: &str = "example.org.";
 pub const LOCAL_V4: &str = "10.7.0.1";
@@ -45,7 +46,7 @@ pub const PUBLIC_V4: &str = "198.51.100.7";
 pub const LOCAL_V6: &str = "2001:db8:7::1";
 pub const PUBLIC_V6: &str = "2001:db8:7::1";
 pub const NONCE_LIFETIME: u64 = 600;
-const UNIX_START: u64 = 1_800_000_000;
+pub const UNIX_START: u64 = 1_800_000_000;
 
 pub fn addr(text: &str) -> SocketAddr {
     text.parse().expect("an address")
@@ -58,6 +59,8 @@ pub fn ip(text: &str) -> IpAddr {
 /// What a test server is made with.
 pub struct Setup {
     pub users: Vec<User>,
+    /// Other credentials than those of `users`.
+    pub credentials: Option<Arc<dyn Credentials>>,
     pub userhash: bool,
     pub limits: Limits,
     pub default_family: DefaultFamily,
@@ -81,6 +84,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             users: vec![User::new("alice", "secret-a"), User::new("bob", "secret-b")],
+            credentials: None,
             userhash: false,
             limits: Limits::default(),
             default_family: DefaultFamily::Fixed(Family::V4),
@@ -109,12 +113,13 @@ impl Setup {
                 .collect()
         };
         let users = Users::new(self.users.iter().cloned());
+        let users: Arc<dyn Credentials> = Arc::new(if self.userhash {
+            users.with_userhash()
+        } else {
+            users
+        });
         Policy {
-            credentials: Arc::new(if self.userhash {
-                users.with_userhash()
-            } else {
-                users
-            }),
+            credentials: self.credentials.clone().unwrap_or(users),
             gate: PeerGate::new(nets(&self.allow), nets(&self.deny), vec![], vec![]),
             limits: self.limits.clone(),
             default_family: self.default_family,
@@ -379,6 +384,9 @@ impl World {
                 self.net.held.remove(&token);
             }
             Effect::CloseFlow { flow } => self.closed_flows.push(flow),
+            Effect::AuthenticationFailed { flow } => {
+                self.audits.push(Audit::AuthenticationFailed { flow });
+            }
             Effect::Audit(audit) => self.audits.push(*audit),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use turnserver::proto::credentials::{Credentials, Identity, UserClaim};
 use turnserver::proto::pairs::PairId;
-use turnserver::wire::{Key, PasswordAlgorithm, userhash};
+use turnserver::wire::{Key, PasswordAlgorithm, rest_password, userhash};
 
 use super::REALM;
 
@@ -51,6 +51,13 @@ impl User {
             expires: Some(expires),
             ..Self::new(&format!("{expires}:{user}"), password)
         }
+    }
+
+    /// One whose password comes from a shared secret.
+    pub fn of_secret(expires: u64, user: &str, secret: &str) -> Self {
+        let name = format!("{expires}:{user}");
+        let password = rest_password(secret.as_bytes(), name.as_bytes(), false);
+        Self::limited(expires, user, &password)
     }
 
     /// One side of the pair that `session` names.
@@ -129,5 +136,41 @@ impl Credentials for Users {
 
     fn supports_userhash(&self) -> bool {
         self.userhash
+    }
+}
+
+/// Time-limited users alone, whose keys are derived from one secret each time that it is asked.
+pub struct OfSecret(pub Key);
+
+impl Credentials for OfSecret {
+    fn realm(&self) -> &str {
+        REALM
+    }
+
+    fn authenticate(
+        &self,
+        user: UserClaim<'_>,
+        algorithm: PasswordAlgorithm,
+        unix: u64,
+        check: &mut dyn FnMut(&Key) -> bool,
+    ) -> Option<Identity> {
+        let UserClaim::Name(name) = user else {
+            return None;
+        };
+        let password = self.0.rest_password(name, false);
+        let key = Key::long_term(algorithm, name, REALM.as_bytes(), password.as_bytes());
+        let (expires, user) = std::str::from_utf8(name).ok()?.split_once(':')?;
+        let expires = expires.parse().ok()?;
+        (check(&key) && unix < expires).then(|| Identity {
+            username: format!("{expires}:{user}").into(),
+            user_id: user.into(),
+            key: Arc::new(key),
+            expires: Some(expires),
+            pair: None,
+        })
+    }
+
+    fn supports_userhash(&self) -> bool {
+        false
     }
 }

@@ -19,5 +19,6 @@ mod lifecycle;
 mod own_relays;
 mod pairs;
 mod permission;
+mod proof;
 mod quota;
 mod refresh;

@@ -57,7 +57,15 @@ pub(crate) fn all() -> Vec<(String, Maker)> {
         operation("binding", core::binding),
         operation("challenge", core::challenge),
         operation("authenticated_refresh", core::authenticated_refresh),
+        operation(
+            "authenticated_refresh_of_a_secret",
+            core::authenticated_refresh_of_a_secret,
+        ),
         operation("allocate_and_delete", core::allocate_and_delete),
+        operation(
+            "allocate_and_delete_of_a_secret",
+            core::allocate_and_delete_of_a_secret,
+        ),
         operation("lease_when_free/258048", || core::lease_when_free(258_048)),
         operation("lease_when_free/1", || core::lease_when_free(1)),
         operation("parse_binding", wire::parse_binding),

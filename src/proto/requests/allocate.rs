@@ -163,6 +163,7 @@ impl Relay {
         let key = self.registry.insert_pending(Box::new(Pending {
             flow: request.flow,
             owner: request.owner.clone(),
+            proof: request.proof.clone(),
             protection: request.protection.clone(),
             origin: Origin {
                 transaction: request.message.transaction_id(),

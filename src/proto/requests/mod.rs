@@ -8,18 +8,19 @@ mod opened;
 mod refresh;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use super::allocation::{Owner, Protection};
+use super::allocation::{Owner, Proof, Protection};
 use super::answer::{KNOWN, Refusal, error, finish};
 use super::audit::Audit;
-use super::authenticate::{Unproven, authenticate};
+use super::authenticate::{Context, Unproven, authenticate};
 use super::counters::{Outcome, RequestMethod};
 use super::gate::Verdict;
 use super::pairs::PairId;
 use super::peers::Reach;
 use super::relay::{Relay, is_answerable};
 use super::slab::Key;
-use super::types::{Disposition, DropReason, Flow, Mono, Now};
+use super::types::{Disposition, DropReason, Effect, Flow, Mono, Now};
 use crate::wire::{Builder, Class, ErrorCode, Message, Method, ParseError, Verified};
 
 /// A request of a proven user.
@@ -29,6 +30,7 @@ struct Request<'a> {
     /// Only attributes that the request's integrity covers.
     attrs: Verified<'a>,
     owner: Owner,
+    proof: Proof,
     protection: Protection,
 }
 
@@ -86,24 +88,36 @@ impl Relay {
             // RFC 8489 section 6.3: unknown methods and classes that a method does not have.
             _ => return Err(DropReason::Unexpected),
         };
-        let policy = std::sync::Arc::clone(&self.policy);
-        match authenticate(&self.shared, &policy, now, flow, &message) {
+        let policy = Arc::clone(&self.policy);
+        let known = self.registry.find(flow);
+        let allocation = known.and_then(|key| self.registry.live(key));
+        let context = Context {
+            shared: &self.shared,
+            policy: &policy,
+            policy_number: self.policy_number,
+            now,
+            known: allocation.map(|allocation| (&allocation.owner, &allocation.proof)),
+        };
+        match authenticate(&context, flow, &message) {
             Ok(proven) => {
                 let request = Request {
                     flow: *flow,
                     message,
                     attrs: proven.attrs,
-                    owner: Owner {
-                        username: proven.identity.username,
-                        user_id: proven.identity.user_id,
-                        pair: proven.identity.pair,
-                    },
                     protection: Protection {
-                        key: proven.identity.key,
+                        key: Arc::clone(&proven.proof.key),
                         integrity: proven.integrity,
                         fingerprint: message.has_fingerprint(),
                     },
+                    owner: proven.owner,
+                    proof: proven.proof,
                 };
+                if let Some(allocation) = known.and_then(|key| self.registry.live_mut(key))
+                    && allocation.owner == request.owner
+                {
+                    // The proof of another secret, or under another policy.
+                    allocation.proof = request.proof.clone();
+                }
                 self.proven(now, method, &request, reply)
             }
             Err(unproven) => {
@@ -195,7 +209,7 @@ impl Relay {
             .request(method, Outcome::error(unproven.code().value()));
         if failure {
             // Behind the budget, so that guessing passwords cannot flood the log.
-            self.audit(Audit::AuthenticationFailed { flow: *flow });
+            self.effect(Effect::AuthenticationFailed { flow: *flow });
         }
         Ok(Disposition::Reply {
             flow: *flow,

@@ -215,6 +215,7 @@ fn allocation(
         traffic: Traffic::default(),
         armed: Mono(0),
         owner: pending.owner,
+        proof: pending.proof,
         created: now,
         origin,
         peers_seen: 0,
