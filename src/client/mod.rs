@@ -5,6 +5,8 @@
 pub mod datagrams;
 pub mod nat;
 #[cfg(feature = "client")]
+pub mod port_mapping;
+#[cfg(feature = "client")]
 pub mod probe;
 pub mod punch;
 pub mod rendezvous;
