@@ -366,6 +366,33 @@ fn listeners() {
 }
 
 #[test]
+fn the_pairing_endpoint() {
+    let section = |lines: &str| format!("[signaling]\n{lines}");
+    let at = |lines: &str, place, words: &str, help| one(&section(lines), place, words, help);
+    at("adress = \"0.0.0.0:1\"", ":4:1", "unknown key", "address");
+    at("address = \"8080\"", ":4:11", "cannot be used", "8080");
+    at(
+        "address = []",
+        ":3:1",
+        "`signaling.address` is empty",
+        "remove",
+    );
+    at(
+        "certificate = \"c.pem\"",
+        ":4:15",
+        "[signaling] has a `certificate` but no `key`",
+        "key.pem",
+    );
+    at("max_wait = 0", ":4:12", "out of range", "30");
+    at("credential_ttl = 59", ":4:18", "out of range", "14400");
+    let twice =
+        "address = \"0.0.0.0:9\"\n[[listener]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:9\"";
+    at(twice, ":7:11", "overlaps", "another port");
+    let twice = "address = [\"0.0.0.0:9\", \"0.0.0.0:9\"]";
+    at(twice, ":4:25", "listened on twice", "remove");
+}
+
+#[test]
 fn addresses_that_do_not_overlap_pass() {
     let text = with(
         "[[listener]]\nprotocol = \"udp\"\naddress = [\"0.0.0.0:9\", \"[::]:9\", \"127.0.0.1:0\"]\n\

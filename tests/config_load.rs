@@ -344,10 +344,13 @@ fn the_default_file_refuses_to_start_for_want_of_credentials_only() {
     assert!(briefs[0].message.contains("no credentials"), "{errors}");
 }
 
+/// What the default file switches on.
+const SIGNALING: &str = "[signaling]\naddress = \"0.0.0.0:8080\"";
+
 #[test]
 fn the_default_file_is_the_defaults() {
     let secrets = env(config::ENV_SECRETS, "a-long-random-secret");
-    assert_eq!(load_over(config::DEFAULT_FILE, &secrets), with(""));
+    assert_eq!(load_over(config::DEFAULT_FILE, &secrets), with(SIGNALING));
 }
 
 /// Every `# key = value` of the default file shows the default, so that uncommenting a line
@@ -355,7 +358,7 @@ fn the_default_file_is_the_defaults() {
 #[test]
 fn the_commented_lines_of_the_default_file_are_the_defaults() {
     // Lines that show how a key is written, for lack of a default.
-    const EXAMPLES: [&str; 7] = [
+    const EXAMPLES: [&str; 9] = [
         "secrets",
         "users",
         "nonce_key",
@@ -363,6 +366,8 @@ fn the_commented_lines_of_the_default_file_are_the_defaults() {
         "public_address",
         "address = \"127.0.0.1:9641\"",
         "threads",
+        "certificate = \"pairing-cert.pem\"",
+        "key = \"pairing-key.pem\"",
     ];
     let mut sections: Vec<(String, Vec<&str>)> = vec![(String::new(), Vec::new())];
     let mut keys = Vec::new();
@@ -402,7 +407,7 @@ fn the_commented_lines_of_the_default_file_are_the_defaults() {
     let lines = sections.iter().flat_map(|(_, lines)| lines);
     let text: String = lines.flat_map(|line| [line, "\n"]).collect();
     let secret = env(config::ENV_SECRETS, "a-long-random-secret");
-    assert_eq!(load_over(&text, &secret), with(""), "{text}");
+    assert_eq!(load_over(&text, &secret), with(SIGNALING), "{text}");
 }
 
 #[test]

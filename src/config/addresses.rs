@@ -147,28 +147,25 @@ struct Bound {
 }
 
 /// All listeners; without any in the file, UDP and TCP on the wildcards that this machine has.
-pub(super) fn listeners(
+/// `others` are listened on by TCP, too, for other purposes.
+pub(super) fn listeners<'a>(
     entries: Option<Vec<Section<'_>>>,
-    ops: Option<&Found<SocketAddr>>,
+    others: impl IntoIterator<Item = &'a Found<SocketAddr>>,
     directory: &Path,
     machine: &Machine,
     check: Option<&CertificateCheck>,
     problems: &Problems,
 ) -> Vec<Found<Listener>> {
-    let mut bound: Vec<Bound> = ops
-        .iter()
-        .map(|ops| Bound {
-            stream: true,
-            address: ops.value,
-            at: ops.at.clone(),
-        })
-        .collect();
+    let mut bound = Vec::new();
+    for other in others {
+        refuse_overlap(&mut bound, true, other, problems);
+    }
     let Some(entries) = entries else {
         return [Protocol::Udp, Protocol::Tcp]
             .map(|protocol| Found {
                 value: Listener {
                     protocol,
-                    addresses: wildcards(protocol, machine),
+                    addresses: wildcards(default_port(protocol), machine),
                     certificate: None,
                 },
                 at: At::End,
@@ -182,7 +179,7 @@ pub(super) fn listeners(
             let certificate = certificate(entry, protocol, directory, check, problems);
             let port = default_port(protocol.unwrap_or(Protocol::Udp));
             let addresses = match entry.texts("address") {
-                None => wildcards(protocol?, machine),
+                None => wildcards(default_port(protocol?), machine),
                 Some(texts) => {
                     if texts.is_empty() {
                         problems.push(
@@ -224,8 +221,8 @@ fn default_port(protocol: Protocol) -> u16 {
     }
 }
 
-fn wildcards(protocol: Protocol, machine: &Machine) -> Vec<SocketAddr> {
-    let port = default_port(protocol);
+/// Every address of the machine, of both families if it has both.
+pub(super) fn wildcards(port: u16, machine: &Machine) -> Vec<SocketAddr> {
     let mut addresses = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
     if machine.ipv6_sockets {
         addresses.push(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));

@@ -1,4 +1,4 @@
-//! The certificate of a listener: which files, and whether they are any good.
+//! The certificate of a listener or of the pairing endpoint: which files, and whether they are any good.
 
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,7 @@ pub(super) fn certificate(
             problems.push(
                 Problem::new(
                     only.at.clone(),
-                    format!("this listener has a `{has}` but no `{lacks}`"),
+                    format!("{} has a `{has}` but no `{lacks}`", entry.noun()),
                     "a certificate and its key come together",
                 )
                 .help(format!(

@@ -76,6 +76,14 @@ pub(super) const KEYS: &[Key] = &[
     live("log.level", r#""info""#),
     restart("log.format", r#""auto""#),
     restart("ops.address", r#""127.0.0.1:9641""#),
+    restart("signaling.address", r#""0.0.0.0:8080""#),
+    restart("signaling.certificate", r#""cert.pem""#),
+    restart("signaling.key", r#""key.pem""#),
+    restart("signaling.max_wait", "30"),
+    restart("signaling.joins_per_minute", "300"),
+    restart("signaling.waiting", "100000"),
+    restart("signaling.connections_per_source", "2048"),
+    restart("signaling.credential_ttl", "14400"),
     restart("runtime.threads", "4"),
     restart("runtime.data_path", r#""auto""#),
     live("drain.deadline", "60"),
@@ -84,7 +92,16 @@ pub(super) const KEYS: &[Key] = &[
 
 /// The sections of the file; `listener` is written `[[listener]]`.
 pub(super) const SECTIONS: &[&str] = &[
-    "listener", "relay", "auth", "limits", "peers", "log", "ops", "runtime", "drain",
+    "listener",
+    "relay",
+    "auth",
+    "limits",
+    "peers",
+    "log",
+    "ops",
+    "signaling",
+    "runtime",
+    "drain",
 ];
 
 /// The full name of every key, in the order of the documentation.

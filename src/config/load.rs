@@ -11,7 +11,7 @@ use super::overrides::Overrides;
 use super::problem::{At, Errors, Problem, Problems, Span, position};
 use super::reader::{Found, Section, choose};
 use super::settings::{Level, Log, LogFormat, Settings};
-use super::{addresses, credentials, mask, relay, sections};
+use super::{addresses, credentials, mask, relay, sections, signaling};
 use crate::opaque::opaque_string;
 
 /// The most characters of a realm (RFC 8489 section 14.9: fewer than 128).
@@ -124,9 +124,17 @@ impl Loader<'_> {
         let realm = self.realm(root, problems);
         let ops = sections::ops(&root.section("ops"), problems);
         let directory = self.path.parent().map_or_else(PathBuf::new, Into::into);
+        let signaling = signaling::signaling(
+            &root.section("signaling"),
+            &directory,
+            self.machine,
+            self.certificates,
+            problems,
+        );
+        let (signaling, signaling_addresses) = signaling.unzip();
         let listeners = addresses::listeners(
             root.sections("listener"),
-            ops.as_ref(),
+            ops.iter().chain(signaling_addresses.iter().flatten()),
             &directory,
             self.machine,
             self.certificates,
@@ -160,6 +168,7 @@ impl Loader<'_> {
             ops: super::settings::Ops {
                 address: ops.map(|found| found.value),
             },
+            signaling,
             runtime,
             drain,
             overridden: self.overrides.hide(self.text),

@@ -24,6 +24,7 @@ mod render;
 mod secret;
 mod sections;
 mod settings;
+mod signaling;
 mod warnings;
 
 pub use certificate::{BadCertificate, CertificateCheck};

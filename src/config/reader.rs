@@ -47,6 +47,19 @@ impl<'a> Section<'a> {
         self.span.clone().map_or(At::End, At::Text)
     }
 
+    /// Whether the file has the section, be it empty.
+    pub(super) fn is_there(&self) -> bool {
+        self.span.is_some()
+    }
+
+    /// What texts call the section: one of several listeners, or the section itself.
+    pub(super) fn noun(&self) -> String {
+        match self.name {
+            "listener" => "this listener".into(),
+            name => keys::header(name),
+        }
+    }
+
     /// The section `name` below the top level; an absent one reads as empty.
     pub(super) fn section(&self, name: &'static str) -> Self {
         let found = self.table.and_then(|table| table.get(name));

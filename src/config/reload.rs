@@ -114,6 +114,7 @@ pub fn adopt(running: &Settings, new: &Settings) -> Settings {
             format: running.log.format,
         },
         ops: running.ops,
+        signaling: running.signaling.clone(),
         runtime: running.runtime,
         drain: new.drain.clone(),
         overridden: new.overridden.clone(),

@@ -2,12 +2,13 @@
 //! entries that a reload compares. Secrets never appear.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use super::keys::{self, Applies};
 use super::secret::REDACTED;
-use super::settings::{Listener, Settings};
+use super::settings::{Certificate, Listener, Settings, Signaling};
 
 /// One setting: its key, what is shown of it and what is compared.
 pub(super) struct Entry {
@@ -56,6 +57,7 @@ pub(super) fn entries(settings: &Settings) -> Vec<Entry> {
         peers,
         log,
         ops,
+        signaling,
         runtime,
         drain,
         overridden: _,
@@ -168,6 +170,11 @@ pub(super) fn entries(settings: &Settings) -> Vec<Entry> {
             ops.address
                 .map_or_else(String::new, |address| quote(&address.to_string())),
         ),
+    ]);
+    if let Some(signaling) = signaling {
+        all.extend(pairing(signaling));
+    }
+    all.extend([
         Entry::open(
             "runtime.threads",
             runtime
@@ -179,6 +186,26 @@ pub(super) fn entries(settings: &Settings) -> Vec<Entry> {
         Entry::open("drain.alternate", list(&drain.alternate)),
     ]);
     all
+}
+
+fn pairing(signaling: &Signaling) -> [Entry; 8] {
+    let path = |part: fn(&Certificate) -> &Path| {
+        let certificate = signaling.certificate.as_ref();
+        certificate.map_or_else(String::new, |used| quote(&part(used).to_string_lossy()))
+    };
+    [
+        Entry::open("signaling.address", list(&signaling.addresses)),
+        Entry::open("signaling.certificate", path(|used| &used.chain)),
+        Entry::open("signaling.key", path(|used| &used.key)),
+        Entry::open("signaling.max_wait", signaling.max_wait.as_secs()),
+        Entry::open("signaling.joins_per_minute", signaling.joins_per_minute),
+        Entry::open("signaling.waiting", signaling.waiting),
+        Entry::open(
+            "signaling.connections_per_source",
+            signaling.connections_per_source,
+        ),
+        Entry::open("signaling.credential_ttl", signaling.credential_ttl),
+    ]
 }
 
 /// The effective configuration as TOML, defaults filled in, secrets redacted. Keys without a

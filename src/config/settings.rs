@@ -31,6 +31,8 @@ pub struct Settings {
     pub log: Log,
     /// Metrics and health.
     pub ops: Ops,
+    /// Where devices are paired. Default: nowhere.
+    pub signaling: Option<Signaling>,
     /// Threads.
     pub runtime: Runtime,
     /// What happens on SIGTERM.
@@ -362,6 +364,40 @@ pub struct Ops {
     pub address: Option<SocketAddr>,
 }
 
+/// `[signaling]`: the pairing endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signaling {
+    /// Where it listens, by TCP. Default: port 8080 of all addresses.
+    pub addresses: Vec<SocketAddr>,
+    /// With it, HTTPS and secure WebSockets are spoken, and nothing in clear. Default: none.
+    pub certificate: Option<Certificate>,
+    /// The longest wait of an initiator: 1 to 3600 s, default 30 s.
+    pub max_wait: Duration,
+    /// Joins of one source address a minute; 0 lifts it. Default 300, which leaves room for
+    /// several users behind one NAT.
+    pub joins_per_minute: u32,
+    /// Waiting initiators and hosts in all, and sessions: 1 to 10000000, default 100000.
+    pub waiting: u32,
+    /// Connections from one source address: 1 to 10000000, default 2048.
+    pub connections_per_source: u32,
+    /// Seconds that the TURN credentials of a pair are valid: 60 to 31536000, default 14400.
+    pub credential_ttl: u64,
+}
+
+impl Default for Signaling {
+    fn default() -> Self {
+        Self {
+            addresses: Vec::new(),
+            certificate: None,
+            max_wait: Duration::from_secs(30),
+            joins_per_minute: 300,
+            waiting: 100_000,
+            connections_per_source: 2048,
+            credential_ttl: 14_400,
+        }
+    }
+}
+
 /// `[runtime]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Runtime {
@@ -419,10 +455,12 @@ impl Default for Drain {
 }
 
 impl Settings {
-    /// Every certificate that a listener uses, each once.
+    /// Every certificate that a listener or the pairing endpoint uses, each once.
     pub fn certificates(&self) -> Vec<&Certificate> {
         let mut found: Vec<&Certificate> = Vec::new();
-        for certificate in self.listeners.iter().filter_map(|l| l.certificate.as_ref()) {
+        let listeners = self.listeners.iter().map(|l| &l.certificate);
+        let signaling = self.signaling.iter().map(|s| &s.certificate);
+        for certificate in listeners.chain(signaling).flatten() {
             if !found.contains(&certificate) {
                 found.push(certificate);
             }

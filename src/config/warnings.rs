@@ -81,7 +81,11 @@ pub fn machine_warnings(settings: &Settings) -> Vec<Warning> {
     let named = relays
         .map(|relay| ("relay.address", relay.local))
         .chain(listeners.map(|address| ("listener.address", address.ip())))
-        .chain(settings.ops.address.map(|ops| ("ops.address", ops.ip())));
+        .chain(settings.ops.address.map(|ops| ("ops.address", ops.ip())))
+        .chain(
+            (settings.signaling.iter().flat_map(|s| &s.addresses))
+                .map(|address| ("signaling.address", address.ip())),
+        );
     let mut found: Vec<Warning> = Vec::new();
     for (key, ip) in named {
         // The kernel is asked, for it has more addresses than its interfaces list, 127.0.0.2 for

@@ -77,6 +77,14 @@ impl Certificates {
         Ok(changed)
     }
 
+    /// The server's side of TLS with this certificate for another protocol over it: what it is
+    /// called in ALPN.
+    pub fn config_for(&self, protocol: &[u8]) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.config);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Arc::new(config)
+    }
+
     /// The certificate file.
     pub fn certificate_file(&self) -> &Path {
         &self.certificate

@@ -23,8 +23,23 @@ pub struct Gauges {
     pub started: u64,
 }
 
+/// One more metric, of a part of the server that this room does not know.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// `counter` or `gauge`.
+    pub kind: &'static str,
+    /// What it tells.
+    pub help: &'static str,
+    /// The name of its label; empty when it has none.
+    pub label: &'static str,
+    /// Its samples by the label's value, always the same ones.
+    pub samples: Vec<(&'static str, u64)>,
+}
+
 /// The text of one scrape.
-pub fn text(counters: &Snapshot, gauges: &Gauges) -> String {
+pub fn text(counters: &Snapshot, gauges: &Gauges, more: &[Family]) -> String {
     let mut page = Page(String::with_capacity(8192));
     page.family(
         "turnserver_build_info",
@@ -188,6 +203,18 @@ pub fn text(counters: &Snapshot, gauges: &Gauges) -> String {
         "Client connections refused or closed by a limit or deadline.",
         counters.connections_refused,
     );
+    for family in more {
+        page.family(family.name, family.kind, family.help);
+        for (value, sample) in &family.samples {
+            let labels = [(family.label, *value)];
+            let labels = if family.label.is_empty() {
+                &[]
+            } else {
+                &labels[..]
+            };
+            page.sample(family.name, labels, *sample);
+        }
+    }
     page.0
 }
 
@@ -226,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_number_of_series_does_not_depend_on_traffic() {
-        let idle = text(&Snapshot::default(), &Gauges::default());
+        let idle = text(&Snapshot::default(), &Gauges::default(), &[]);
         let busy = Counters::new();
         for code in 0..700 {
             busy.request(RequestMethod::Allocate, Outcome::error(code));
@@ -234,7 +261,7 @@ mod tests {
         busy.allocation_created();
         busy.allocation_ended(EndReason::Expired);
         busy.relayed_up(172);
-        let busy = text(&busy.snapshot(), &Gauges::default());
+        let busy = text(&busy.snapshot(), &Gauges::default(), &[]);
         assert_eq!(idle.lines().count(), busy.lines().count());
         assert!(busy.contains("turnserver_relayed_bytes_total{direction=\"up\"} 172\n"));
         assert!(busy.contains("turnserver_allocations_ended_total{reason=\"expired\"} 1\n"));
@@ -242,7 +269,7 @@ mod tests {
 
     #[test]
     fn every_line_is_a_comment_or_a_sample() {
-        for line in text(&Snapshot::default(), &Gauges::default()).lines() {
+        for line in text(&Snapshot::default(), &Gauges::default(), &[]).lines() {
             let sample = line.rsplit_once(' ').is_some_and(|(name, value)| {
                 name.starts_with("turnserver_") && value.parse::<u64>().is_ok()
             });

@@ -1,10 +1,12 @@
 //! From settings to the parts: what each room is given.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::auth::{CredentialStore, RestOptions};
+use zeroize::Zeroizing;
+
+use crate::auth::{CredentialStore, PairSecrets, RestOptions};
 use crate::config::{self, Protocol, RestHash, Settings};
 use crate::net::{self, BoundAddress, ListenerConfig, NetConfig, StreamLimits};
 use crate::proto::budget::ReplyBudget;
@@ -55,10 +57,17 @@ pub(super) fn shared(settings: &Settings, bound: &[BoundAddress]) -> io::Result<
 }
 
 /// What a reload replaces as one snapshot.
-pub(super) fn policy(settings: &Settings) -> Result<Policy, StartError> {
+pub(super) fn policy(
+    settings: &Settings,
+    pair_secret: &Zeroizing<[u8; 32]>,
+) -> Result<Policy, StartError> {
     let limits = &settings.limits;
+    let mut credentials = credentials(settings)?;
+    if settings.signaling.is_some() {
+        credentials = credentials.with_pairs(pair_secrets(settings, pair_secret));
+    }
     Ok(Policy {
-        credentials: Arc::new(credentials(settings)?),
+        credentials: Arc::new(credentials),
         gate: PeerGate::new(
             settings.peers.allow.clone(),
             settings.peers.deny.clone(),
@@ -84,6 +93,13 @@ pub(super) fn policy(settings: &Settings) -> Result<Policy, StartError> {
         rfc5766_channels: settings.relay.rfc5766_channels,
         software: Some(concat!("turnserver ", env!("CARGO_PKG_VERSION")).into()),
     })
+}
+
+/// What credentials of pairs are made from: the configured secrets, or one that lives as long as
+/// the process.
+pub(super) fn pair_secrets(settings: &Settings, random: &Zeroizing<[u8; 32]>) -> PairSecrets {
+    let secrets = settings.auth.secrets.iter();
+    PairSecrets::new(secrets.map(|secret| secret.expose().as_bytes()), random)
 }
 
 fn credentials(settings: &Settings) -> Result<CredentialStore, StartError> {
@@ -116,6 +132,7 @@ pub(super) fn net_config(settings: &Settings, certificates: &Store) -> NetConfig
             });
         }
     }
+    listeners.extend(discovery_listeners(settings));
     NetConfig {
         threads: settings.runtime.threads.unwrap_or(0),
         data_path: data_path(settings),
@@ -131,6 +148,28 @@ pub(super) fn net_config(settings: &Settings, certificates: &Store) -> NetConfig
     }
 }
 
+/// The port numbers of the pairing endpoint answer Bindings over UDP: by a second port a client
+/// learns how its NAT maps. Where a listener has the port already, it does that, too.
+fn discovery_listeners(settings: &Settings) -> Vec<ListenerConfig> {
+    let taken = |address: &SocketAddr| {
+        let udp = settings.listeners.iter();
+        let udp = udp.filter(|listener| listener.protocol == Protocol::Udp);
+        udp.flat_map(|listener| &listener.addresses)
+            .any(|other| other.port() == address.port() && other.is_ipv4() == address.is_ipv4())
+    };
+    let addresses = settings.signaling.iter().flat_map(|s| &s.addresses);
+    addresses
+        // Port 0 would be another one over UDP than over TCP.
+        .filter(|address| address.port() != 0 && !taken(address))
+        .map(|&address| ListenerConfig {
+            protocol: net::Protocol::Udp,
+            address,
+            tls: None,
+            service: net::Service::Discovery { echo: false },
+        })
+        .collect()
+}
+
 /// The IP addresses that the server itself answers on: nobody reaches them through the relay.
 ///
 /// A wildcard listener answers on every address of the machine, so those all count.
@@ -139,6 +178,7 @@ fn endpoints(settings: &Settings) -> Vec<IpAddr> {
     let listeners = settings.listeners.iter().flat_map(|l| &l.addresses);
     let named = listeners
         .chain(&settings.ops.address)
+        .chain(settings.signaling.iter().flat_map(|s| &s.addresses))
         .map(|address| address.ip());
     for ip in named {
         if ip.is_unspecified() {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::ops::metrics::{self, Gauges};
+use crate::ops::metrics::{self, Family, Gauges};
 use crate::proto::Shared;
 use crate::proto::counters::{Counters, Snapshot};
+use crate::signal;
 
 /// The Prometheus text of this moment.
 pub(super) fn text(
@@ -12,6 +13,7 @@ pub(super) fn text(
     shared: &Shared,
     started: u64,
     draining: bool,
+    pairing: Option<&signal::Snapshot>,
 ) -> String {
     let mut sum = Snapshot::default();
     for shard in counters {
@@ -24,5 +26,74 @@ pub(super) fn text(
         draining,
         started,
     };
-    metrics::text(&sum, &gauges)
+    let families = pairing.map_or_else(Vec::new, families);
+    metrics::text(&sum, &gauges, &families)
+}
+
+/// What the pairing endpoint counts.
+fn families(read: &signal::Snapshot) -> Vec<Family> {
+    let single = |name, kind, help, value| Family {
+        name,
+        kind,
+        help,
+        label: "",
+        samples: vec![("", value)],
+    };
+    let labelled = |name, help, label, samples: &[(&'static str, u64)]| Family {
+        name,
+        kind: "counter",
+        help,
+        label,
+        samples: samples.to_vec(),
+    };
+    vec![
+        single(
+            "turnserver_signaling_waiting",
+            "gauge",
+            "Initiators and hosts that wait to be paired.",
+            read.waiting,
+        ),
+        single(
+            "turnserver_signaling_sessions",
+            "gauge",
+            "Pairs of which a side is connected to the pairing endpoint.",
+            read.sessions,
+        ),
+        single(
+            "turnserver_signaling_connections_active",
+            "gauge",
+            "Open connections to the pairing endpoint.",
+            read.connections,
+        ),
+        single(
+            "turnserver_signaling_connections_refused_total",
+            "counter",
+            "Connections to the pairing endpoint that were over a cap.",
+            read.refused_connections,
+        ),
+        single(
+            "turnserver_signaling_pairs_total",
+            "counter",
+            "Pairs that were made.",
+            read.pairs,
+        ),
+        labelled(
+            "turnserver_signaling_joins_total",
+            "Requests to be paired, by their first answer.",
+            "answer",
+            &read.joins,
+        ),
+        labelled(
+            "turnserver_signaling_waits_total",
+            "Waits that ended, by how.",
+            "end",
+            &read.waits,
+        ),
+        labelled(
+            "turnserver_signaling_results_total",
+            "What became of pairs, as clients report it.",
+            "outcome",
+            &read.outcomes,
+        ),
+    ]
 }

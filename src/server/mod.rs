@@ -8,6 +8,7 @@ mod certificates;
 mod discovery;
 mod load;
 mod metrics;
+mod pairs;
 mod reload;
 mod signals;
 
@@ -20,7 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
+use crate::auth::PairMint;
 use crate::config::{Overrides, Protocol, Settings};
 use crate::net::{self, BindError, Shards};
 use crate::ops::audit::AuditLog;
@@ -28,6 +31,7 @@ use crate::ops::http::Views;
 use crate::ops::logging::LogControl;
 use crate::proto::counters::Counters;
 use crate::proto::{Relay, Shared};
+use crate::signal;
 
 use certificates::Store;
 pub use load::load;
@@ -57,6 +61,8 @@ pub enum StartError {
     DataPath(net::Unavailable),
     /// The address of `[ops]` could not be opened.
     Ops(SocketAddr, io::Error),
+    /// The pairing endpoint could not be started.
+    Signaling(signal::ServeError),
     /// Threads or random numbers could not be had.
     System(io::Error),
 }
@@ -73,6 +79,13 @@ impl fmt::Display for StartError {
                     "can not serve metrics and health on {address}: {error} (set [ops] address to a free local address)"
                 )
             }
+            Self::Signaling(error @ signal::ServeError::Listen(..)) => {
+                write!(
+                    f,
+                    "{error} (set [signaling] address to a free one, or remove the section to switch pairing off)"
+                )
+            }
+            Self::Signaling(error) => error.fmt(f),
             Self::Relay(address, error) => {
                 write!(
                     f,
@@ -107,6 +120,10 @@ pub struct Server {
     certificates: Store,
     addresses: Vec<(Protocol, SocketAddr)>,
     ops: Option<(TcpListener, Arc<Views>)>,
+    signaling: Option<signal::Handle>,
+    mint: Arc<PairMint>,
+    /// What credentials of pairs are made from while no secret is configured.
+    pair_secret: Zeroizing<[u8; 32]>,
     draining: Arc<AtomicBool>,
     log: Option<LogControl>,
 }
@@ -130,6 +147,7 @@ impl Server {
         let addresses = bound
             .addresses()
             .iter()
+            .filter(|bound| bound.service == net::Service::Turn)
             .map(|bound| (assemble::protocol_name(bound.protocol), bound.address))
             .collect();
         let ops = match settings.ops.address {
@@ -143,7 +161,23 @@ impl Server {
 
         let shared =
             Arc::new(assemble::shared(&settings, bound.addresses()).map_err(StartError::System)?);
-        let policy = Arc::new(assemble::policy(&settings)?);
+        let pair_secret = Zeroizing::new(assemble::seed().map_err(StartError::System)?);
+        let policy = Arc::new(assemble::policy(&settings, &pair_secret)?);
+        let mint = PairMint::new(&assemble::pair_secrets(&settings, &pair_secret));
+        let signaling = match &settings.signaling {
+            Some(signaling) => {
+                let relay = pairs::Relay {
+                    mint: Arc::clone(&mint),
+                    scopes: Arc::clone(&shared.pairs),
+                    ttl_s: signaling.credential_ttl,
+                    doors: pairs::doors(&settings, bound.addresses()),
+                    addresses: settings.relay.addresses.clone(),
+                };
+                let config = pairs::config(signaling, &certificates, relay);
+                Some(signal::bind(config).map_err(StartError::Signaling)?)
+            }
+            None => None,
+        };
         let audit = AuditLog::new();
         let mut counters = Vec::new();
         let mut seeds = Vec::new();
@@ -170,13 +204,20 @@ impl Server {
                 .map_err(StartError::System)?
         };
 
+        let signaling = match signaling {
+            Some(bound) => Some(bound.start().map_err(StartError::Signaling)?),
+            None => None,
+        };
         let draining = Arc::new(AtomicBool::new(false));
+        let paired = signaling.as_ref().map(signal::Handle::watch);
         let ops = ops.map(|listener| {
             let (shared, started) = (Arc::clone(&shared), unix_now());
             let (shown, ready) = (Arc::clone(&draining), Arc::clone(&draining));
             let views = Views {
                 metrics: Box::new(move || {
-                    metrics::text(&counters, &shared, started, shown.load(Ordering::Relaxed))
+                    let draining = shown.load(Ordering::Relaxed);
+                    let paired = paired.as_ref().map(|read| read());
+                    metrics::text(&counters, &shared, started, draining, paired.as_ref())
                 }),
                 ready: Box::new(move || !ready.load(Ordering::Relaxed)),
             };
@@ -190,6 +231,9 @@ impl Server {
             certificates,
             addresses,
             ops,
+            signaling,
+            mint,
+            pair_secret,
             draining,
             log: None,
         })
@@ -214,16 +258,26 @@ impl Server {
             .and_then(|(listener, _)| listener.local_addr().ok())
     }
 
+    /// The addresses of the pairing endpoint; none when it is off.
+    pub fn signaling_addresses(&self) -> &[SocketAddr] {
+        self.signaling
+            .as_ref()
+            .map_or(&[][..], signal::Handle::addresses)
+    }
+
     /// Serves until a signal ends it.
     pub fn run(mut self, signals: Signals) -> ExitCode {
         signals::serve(&mut self, signals);
+        // Before the relay, which its pairs use.
+        drop(self.signaling.take());
         self.shards.stop();
         info!("stopped");
         ExitCode::SUCCESS
     }
 
     /// Stops at once: live allocations end.
-    pub fn stop(self) {
+    pub fn stop(mut self) {
+        drop(self.signaling.take());
         self.shards.stop();
     }
 }

@@ -25,7 +25,7 @@ impl Server {
         };
         // Sockets and their addresses stay as they are until a restart.
         let adopted = config::adopt(&self.settings, &fresh);
-        let policy = match assemble::policy(&adopted) {
+        let policy = match assemble::policy(&adopted, &self.pair_secret) {
             Ok(policy) => policy,
             Err(error) => {
                 error!(%error, "the configuration can not be applied; nothing changed");
@@ -36,6 +36,8 @@ impl Server {
         let waiting = config::diff(&adopted, &fresh);
 
         self.shards.set_policy(&Arc::new(policy));
+        let secrets = assemble::pair_secrets(&adopted, &self.pair_secret);
+        self.mint.replace(&secrets);
         self.shared
             .budget
             .set_rate(adopted.limits.unauthenticated_replies);

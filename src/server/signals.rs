@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal as handler};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::ops::http;
+use crate::signal;
 
 use super::Server;
 
@@ -37,9 +38,9 @@ impl Signals {
             .enable_all()
             .build()?;
         let guard = runtime.enter();
-        let hangup = signal(SignalKind::hangup())?;
-        let terminate = signal(SignalKind::terminate())?;
-        let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = handler(SignalKind::hangup())?;
+        let terminate = handler(SignalKind::terminate())?;
+        let interrupt = handler(SignalKind::interrupt())?;
         drop(guard);
         Ok(Self {
             runtime,
@@ -95,6 +96,7 @@ async fn drain(
 ) {
     server.draining.store(true, Ordering::Relaxed);
     server.shards.drain(&server.settings.drain.alternate);
+    server.signaling.iter().for_each(signal::Handle::drain);
     let deadline = Instant::now() + server.settings.drain.deadline;
     info!(
         allocations = server.shards.allocations(),

@@ -88,11 +88,17 @@ impl Ports {
             IpAddr::V6(Ipv6Addr::LOCALHOST),
         ];
         hosts.iter().all(|&ip| {
-            [self.plain(), self.tls(), self.ops(), self.peer()]
-                .iter()
-                .all(|&port| {
-                    UdpSocket::bind((ip, port)).is_ok() && TcpListener::bind((ip, port)).is_ok()
-                })
+            [
+                self.plain(),
+                self.tls(),
+                self.ops(),
+                self.signaling(),
+                self.peer(),
+            ]
+            .iter()
+            .all(|&port| {
+                UdpSocket::bind((ip, port)).is_ok() && TcpListener::bind((ip, port)).is_ok()
+            })
         })
     }
 
@@ -109,6 +115,11 @@ impl Ports {
     /// The operations listener's port.
     pub fn ops(&self) -> u16 {
         self.base + 3
+    }
+
+    /// The pairing endpoint's port.
+    pub fn signaling(&self) -> u16 {
+        self.base + 4
     }
 
     /// A port for an echo peer; the one above it is free too.
@@ -145,6 +156,9 @@ pub struct Config {
     pub relay: String,
     /// Addresses of the UDP and TCP listeners, without ports.
     pub hosts: Vec<String>,
+    /// Lines of `[signaling]` besides the address; the section is there if these are, be they
+    /// empty.
+    pub signaling: Option<String>,
     /// Whole sections to append.
     pub extra: String,
     /// Variables in the environment of the server.
@@ -165,6 +179,7 @@ impl Default for Config {
             relay_ports: None,
             relay: "address = [\"127.0.0.1\", \"::1\"]\n".to_owned(),
             hosts: vec!["127.0.0.1".to_owned(), "[::1]".to_owned()],
+            signaling: None,
             extra: String::new(),
             environment: Vec::new(),
         }
@@ -208,6 +223,10 @@ impl Config {
         text += "[log]\nlevel = \"info\"\n";
         if self.ops {
             text += &format!("[ops]\naddress = \"127.0.0.1:{ops}\"\n");
+        }
+        if let Some(lines) = &self.signaling {
+            let port = ports.signaling();
+            text += &format!("[signaling]\naddress = \"127.0.0.1:{port}\"\n{lines}\n");
         }
         text += &self.extra;
         text
@@ -308,6 +327,11 @@ impl Server {
     /// The operations listener.
     pub fn ops(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports.ops()).into()
+    }
+
+    /// The pairing endpoint.
+    pub fn signaling(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.ports.signaling()).into()
     }
 
     /// The configuration file.

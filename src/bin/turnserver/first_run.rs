@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use turnserver::client::probe::{self, ProbeError, Transport};
 use turnserver::config::{Protocol, Settings, User};
+use turnserver::server::Server;
 
 use crate::ice::{IceConfiguration, urls};
 use crate::ping::reachable;
@@ -18,7 +19,7 @@ const USUAL_FILE: &str = "stunner.toml";
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Tests Binding and Allocate on every address, and prints the iceServers JSON to paste.
-pub(crate) fn greet(settings: &Settings, user: &User, addresses: &[(Protocol, SocketAddr)]) {
+pub(crate) fn greet(settings: &Settings, user: &User, server: &Server) {
     let version = env!("CARGO_PKG_VERSION");
     print(&format!(
         "turnserver {version} without a configuration file\n"
@@ -29,7 +30,7 @@ pub(crate) fn greet(settings: &Settings, user: &User, addresses: &[(Protocol, So
         ));
     }
     let mut timed_out = false;
-    for &(protocol, address) in addresses {
+    for &(protocol, address) in server.addresses() {
         let transport = match protocol {
             Protocol::Udp => Transport::Udp,
             Protocol::Tcp => Transport::Tcp,
@@ -48,6 +49,13 @@ pub(crate) fn greet(settings: &Settings, user: &User, addresses: &[(Protocol, So
             }
         };
         print(&format!("  {} {server}: {result}", transport.name()));
+    }
+    for &address in server.signaling_addresses() {
+        if let Some(own) = on_this_machine(settings, address) {
+            print(&format!(
+                "  pairing: http://{own} (turnctl connect {own} KEY)"
+            ));
+        }
     }
     if timed_out {
         print(&format!(

@@ -140,6 +140,9 @@ fn run(common: &Common) -> ExitCode {
     for (protocol, address) in server.addresses() {
         tracing::info!(transport = protocol.name(), %address, "listening");
     }
+    for address in server.signaling_addresses() {
+        tracing::info!(transport = "pairing", %address, "listening");
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         capacity = settings.capacity(),
@@ -150,7 +153,7 @@ fn run(common: &Common) -> ExitCode {
         let level = settings.log.level;
         log.iter()
             .for_each(|log| log.set_level(level.min(Level::Warn)));
-        first_run::greet(&settings, &user, server.addresses());
+        first_run::greet(&settings, &user, &server);
         log.iter().for_each(|log| log.set_level(level));
     }
     server.with_log(log).run(signals)

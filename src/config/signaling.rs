@@ -1,0 +1,77 @@
+//! `[signaling]`: where two devices find each other. A file without the section has it off.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::addresses::{socket_address, wildcards};
+use super::certificate::{CertificateCheck, certificate};
+use super::machine::Machine;
+use super::problem::{Problem, Problems};
+use super::reader::{Found, Section};
+use super::settings::Signaling;
+
+/// What HTTP servers that are not the machine's web server usually take.
+const PORT: u16 = 8080;
+
+/// The section, and where its addresses stood.
+pub(super) fn signaling(
+    section: &Section<'_>,
+    directory: &Path,
+    machine: &Machine,
+    check: Option<&CertificateCheck>,
+    problems: &Problems,
+) -> Option<(Signaling, Vec<Found<SocketAddr>>)> {
+    if !section.is_there() {
+        return None;
+    }
+    let default = Signaling::default();
+    let certificate = certificate(section, None, directory, check, problems);
+    let addresses: Vec<Found<SocketAddr>> = match section.texts("address") {
+        None => wildcards(PORT, machine)
+            .into_iter()
+            .map(|value| Found {
+                value,
+                at: section.at(),
+            })
+            .collect(),
+        Some(texts) => {
+            if texts.is_empty() {
+                problems.push(
+                    Problem::new(
+                        section.at(),
+                        "`signaling.address` is empty",
+                        "nobody could be paired",
+                    )
+                    .help("write an address, or remove the section to switch pairing off"),
+                );
+            }
+            texts
+                .iter()
+                .filter_map(|text| socket_address(text, "signaling.address", PORT, problems))
+                .collect()
+        }
+    };
+    let number = |key, low, high, fallback| section.number32(key, low..=high).unwrap_or(fallback);
+    let seconds = |key, high, fallback: Duration| {
+        let found = section.number(key, 1..=high);
+        found.map_or(fallback, |found| Duration::from_secs(found.value))
+    };
+    let settings = Signaling {
+        addresses: addresses.iter().map(|found| found.value).collect(),
+        certificate,
+        max_wait: seconds("max_wait", 3600, default.max_wait),
+        joins_per_minute: number("joins_per_minute", 0, u32::MAX, default.joins_per_minute),
+        waiting: number("waiting", 1, 10_000_000, default.waiting),
+        connections_per_source: number(
+            "connections_per_source",
+            1,
+            10_000_000,
+            default.connections_per_source,
+        ),
+        credential_ttl: section
+            .number("credential_ttl", 60..=31_536_000)
+            .map_or(default.credential_ttl, |found| found.value),
+    };
+    Some((settings, addresses))
+}

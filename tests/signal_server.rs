@@ -1,0 +1,349 @@
+//! The pairing endpoint in the built server: configuration, credentials for the relay, TLS,
+//! metrics, log, drain, restart.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests of a running process wait in real time"
+)]
+
+mod signal_support;
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use signal_support::{Reply, Socket, connect, initiator, pair, parse, post, receiver, reply, with};
+use support::{Config, Server, tls};
+use turnserver::client::probe::{self, Transport};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn start(lines: &str) -> Server {
+    Server::with(Config {
+        ops: true,
+        signaling: Some(lines.to_owned()),
+        ..Config::default()
+    })
+}
+
+/// Pairs two WebSockets; the initiator's is first, with what it was told.
+fn sockets(server: SocketAddr, key: &str) -> [(Socket, Value); 2] {
+    let mut a = Socket::open(server);
+    a.join(initiator(key));
+    a.expect("waiting");
+    let mut b = Socket::open(server);
+    b.join(receiver(key));
+    let for_b = b.expect("paired");
+    let for_a = a.expect("paired");
+    [(a, for_a), (b, for_b)]
+}
+
+/// The TURN server among the ICE servers.
+fn turn(message: &Value) -> (Vec<String>, String, String) {
+    let servers = message["ice_servers"].as_array().expect("a list");
+    let turn = servers.iter().find(|server| server["username"].is_string());
+    let turn = turn.unwrap_or_else(|| panic!("no TURN in {message}"));
+    let text = |key: &str| turn[key].as_str().expect("text").to_owned();
+    let urls = serde_json::from_value(turn["urls"].clone()).expect("a list");
+    (urls, text("username"), text("credential"))
+}
+
+fn metric(server: &Server, line: &str) -> Option<u64> {
+    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut stream = connect(server.ops());
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    let value = text.lines().find_map(|found| found.strip_prefix(line));
+    value.and_then(|value| value.trim().parse().ok())
+}
+
+fn until(mut done: impl FnMut() -> bool) {
+    assert!(
+        support::wait_until(signal_support::LIMIT, &mut done),
+        "it never was"
+    );
+}
+
+#[test]
+fn the_answer_has_all_that_the_relay_needs() {
+    let server = start("");
+    let mut host = Socket::open(server.signaling());
+    host.join(with(initiator("host"), json!({"host": true})));
+    let waiting = host.expect("waiting");
+    assert!(waiting.get("session").is_none());
+    assert!(
+        waiting["ice_servers"]
+            .to_string()
+            .contains("stun:127.0.0.1:")
+    );
+    assert!(!waiting["ice_servers"].to_string().contains("username"));
+
+    let [(_a, for_a), (_b, for_b)] = sockets(server.signaling(), "key");
+    let session = for_a["session"].as_str().expect("text");
+    let plain = server.ports.plain();
+    for (message, side) in [(&for_a, "i"), (&for_b, "r")] {
+        let (urls, username, password) = turn(message);
+        for transport in ["udp", "tcp"] {
+            let url = format!("turn:127.0.0.1:{plain}?transport={transport}");
+            assert!(urls.contains(&url), "{urls:?}");
+        }
+        let secure = format!("turns:127.0.0.1:{}?transport=tcp", server.ports.tls());
+        assert!(urls.contains(&secure), "{urls:?}");
+        assert!(
+            username.ends_with(&format!(":pair:{session}:{side}")),
+            "{username}"
+        );
+        let allocate = |password: &str| {
+            probe::allocate(server.udp(), Transport::Udp, &username, password, PATIENCE)
+        };
+        allocate(&password).expect("an allocation");
+        let wrong = allocate("wrong").expect_err("refused");
+        assert!(wrong.to_string().contains("401"), "{wrong}");
+    }
+    // The second port for discovery: the endpoint's own number.
+    let second = format!("stun:127.0.0.1:{}", server.ports.signaling());
+    assert!(for_a["ice_servers"].to_string().contains(&second));
+    assert!(support::stun::binding_udp(server.signaling(), PATIENCE).is_some());
+    let allocated = probe::allocate(server.signaling(), Transport::Udp, "u", "p", PATIENCE);
+    assert!(allocated.is_err(), "Bindings and nothing else");
+    assert_eq!(for_a["ttl_s"], 14_400);
+}
+
+#[test]
+fn keys_are_in_no_log_line_and_pairs_are() {
+    let server = start("");
+    let [(mut a, paired), _b] = sockets(server.signaling(), "the-secret-access-key");
+    let session = paired["session"].as_str().expect("text");
+    a.say(&json!({"type": "result", "session": session, "outcome": "relayed"}));
+    pair(
+        server.signaling(),
+        &json!({"role": "the-secret-access-key"}),
+    );
+    pair(
+        server.signaling(),
+        &json!({"role": "receiver", "id": "the-secret-access-key"}),
+    );
+    server.wait_for_log("result of a session");
+    let log = server.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("\"paired\""))
+        .expect("a line");
+    assert!(
+        line.contains(session) && line.contains("127.0.0.1:"),
+        "{line}"
+    );
+    assert!(!log.contains("the-secret-access-key"), "{log}");
+    let id = turnserver::pairing::AccessKey::new("the-secret-access-key");
+    let id = id.expect("a key").rendezvous_id().to_string();
+    assert!(!log.contains(&id), "{log}");
+    let read = |line: &str| metric(&server, line);
+    assert_eq!(read("turnserver_signaling_pairs_total "), Some(1));
+    assert_eq!(read("turnserver_signaling_sessions "), Some(1));
+    assert_eq!(
+        read("turnserver_signaling_joins_total{answer=\"waiting\"}"),
+        Some(1)
+    );
+    assert_eq!(
+        read("turnserver_signaling_joins_total{answer=\"paired\"}"),
+        Some(1)
+    );
+    assert_eq!(
+        read("turnserver_signaling_waits_total{end=\"paired\"}"),
+        Some(1)
+    );
+    assert_eq!(
+        read("turnserver_signaling_results_total{outcome=\"relayed\"}"),
+        Some(1)
+    );
+}
+
+fn over_tls(server: &Server, certificate: &[u8], body: &Value) -> Result<Reply, String> {
+    let versions = &[&rustls::version::TLS13];
+    let mut stream = tls::connect(server.signaling(), certificate, versions)?;
+    let body = body.to_string();
+    let request = format!(
+        "POST /v1/pair HTTP/1.1\r\nHost: pair.example.org\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let sent = stream.write_all(request.as_bytes());
+    sent.map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    let read = stream.read_to_string(&mut text);
+    read.map_err(|error| error.to_string())?;
+    Ok(parse(&text))
+}
+
+#[test]
+fn with_a_certificate_it_speaks_tls_alone_and_takes_new_ones() {
+    let server = start("certificate = \"cert.pem\"\nkey = \"key.pem\"");
+    let answer = over_tls(&server, &server.certificate, &receiver("k")).expect("an answer");
+    assert_eq!(
+        (answer.status, &answer.body["code"]),
+        (404, &json!("nobody_waits"))
+    );
+    let plain = pair(server.signaling(), &receiver("k"));
+    assert_eq!(
+        (plain.status, &plain.body["code"]),
+        (400, &json!("bad_request"))
+    );
+
+    let fresh = support::write_certificate(server.dir.path());
+    until(|| over_tls(&server, &fresh, &receiver("k")).is_ok());
+    assert!(over_tls(&server, &server.certificate, &receiver("k")).is_err());
+    // The URL for TLS names what the client called the server.
+    let versions = &[&rustls::version::TLS13];
+    let mut waiting = tls::connect(server.signaling(), &fresh, versions).expect("TLS");
+    let body = initiator("k").to_string();
+    let head = "POST /v1/pair HTTP/1.1\r\nHost: pair.example.org:8443\r\nContent-Length: ";
+    write!(waiting, "{head}{}\r\n\r\n{body}", body.len()).expect("sent");
+    until(|| metric(&server, "turnserver_signaling_waiting ") == Some(1));
+    let answer = over_tls(&server, &fresh, &receiver("k")).expect("an answer");
+    assert_eq!(answer.status, 200);
+    let mut text = String::new();
+    waiting
+        .read_to_string(&mut text)
+        .expect("an answer, and an end in order");
+    let (urls, ..) = turn(&parse(&text).body);
+    let secure = format!(
+        "turns:pair.example.org:{}?transport=tcp",
+        server.ports.tls()
+    );
+    assert!(urls.contains(&secure), "{urls:?}");
+}
+
+#[test]
+fn a_drain_sends_those_who_wait_away_and_lets_sessions_go_on() {
+    let mut server = start("");
+    // An allocation keeps the drain from being over at once.
+    let [(mut a, for_a), (mut b, _)] = sockets(server.signaling(), "key");
+    let (_, username, password) = turn(&for_a);
+    let mut held = Socket::open(server.signaling());
+    held.join(with(initiator("host"), json!({"host": true})));
+    held.expect("waiting");
+    let request = post(connect(server.signaling()), &initiator("k").to_string());
+    until(|| metric(&server, "turnserver_signaling_waiting ") == Some(2));
+    let client = support::stun::Client::new(
+        support::stun::Wire::udp(server.udp()).expect("a socket"),
+        (&username, &password),
+    );
+    let _allocation = allocated(client);
+    server.signal("TERM");
+    held.expect_error("going_away");
+    held.wait_for_end();
+    let answer = reply(request);
+    assert_eq!(
+        (answer.status, &answer.body["code"]),
+        (503, &json!("going_away"))
+    );
+    let answer = pair(server.signaling(), &receiver("host"));
+    assert_eq!(
+        (answer.status, &answer.body["code"]),
+        (503, &json!("going_away"))
+    );
+    let session = for_a["session"].clone();
+    a.say(&json!({"type": "signal", "session": session, "blob": "still"}));
+    assert_eq!(b.expect("signal")["blob"], "still");
+    server.signal("TERM");
+    assert!(
+        server
+            .wait_for_end(PATIENCE)
+            .is_some_and(|status| status.success())
+    );
+    b.wait_for_end();
+}
+
+fn allocated(mut client: support::stun::Client) -> support::stun::Client {
+    let allocated = client.allocate();
+    assert!(allocated.is_success(), "{allocated:?}");
+    client
+}
+
+#[test]
+fn a_host_registers_again_after_a_restart() {
+    let mut server = start("");
+    let join = with(initiator("host"), json!({"host": true}));
+    let mut host = Socket::open(server.signaling());
+    host.join(join.clone());
+    host.expect("waiting");
+    for _ in 0..3 {
+        let mut guest = Socket::open(server.signaling());
+        guest.join(receiver("host"));
+        let session = guest.expect("paired")["session"].clone();
+        assert_eq!(host.expect("paired")["session"], session);
+        drop(guest);
+        assert_eq!(host.expect("peer_left")["session"], session);
+    }
+    server.kill();
+    host.wait_for_end();
+    server.start_again();
+    server.wait_until_it_answers();
+    let mut host = Socket::open(server.signaling());
+    host.join(join);
+    host.expect("waiting");
+    let answer = pair(server.signaling(), &receiver("host"));
+    assert_eq!(host.expect("paired")["session"], answer.body["session"]);
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("an address");
+    let address = taken.local_addr().expect("an address");
+    let dir = tempfile::tempdir().expect("a directory");
+    let ports = support::Ports::claim();
+    let config = Config {
+        tls: false,
+        extra: format!("[signaling]\naddress = \"{address}\"\n"),
+        ..Config::default()
+    };
+    std::fs::write(dir.path().join("stunner.toml"), config.render(&ports)).expect("written");
+    let mut child = support::spawn(dir.path(), &[]);
+    let status = child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(1));
+    let log = std::fs::read_to_string(dir.path().join("log")).expect("a log");
+    for word in [&address.to_string(), "[signaling] address", "in use"] {
+        assert!(log.contains(word), "no {word:?} in {log}");
+    }
+}
+
+#[test]
+fn two_servers_know_nothing_of_each_other() {
+    let (north, south) = (start(""), start(""));
+    let mut waiting = Socket::open(north.signaling());
+    waiting.join(initiator("k"));
+    waiting.expect("waiting");
+    assert_eq!(pair(south.signaling(), &receiver("k")).status, 404);
+    assert_eq!(pair(north.signaling(), &receiver("k")).status, 200);
+}
+
+#[test]
+fn a_thousand_waits_leave_no_descriptor() {
+    let server = start("joins_per_minute = 0");
+    let before = server.settled_descriptors();
+    let wait = with(initiator("k"), json!({"wait_s": 1})).to_string();
+    for round in 0..4 {
+        let wait = wait.replace("\"k\"", &format!("\"k{round}\""));
+        let polls: Vec<TcpStream> = (0..250)
+            .map(|n| {
+                let wait = wait.replace("\"k", &format!("\"k{n}-"));
+                post(connect(server.signaling()), &wait)
+            })
+            .collect();
+        for poll in polls {
+            assert_eq!(reply(poll).status, 408);
+        }
+    }
+    until(|| metric(&server, "turnserver_signaling_connections_active ") == Some(0));
+    assert_eq!(metric(&server, "turnserver_signaling_waiting "), Some(0));
+    assert_eq!(
+        metric(
+            &server,
+            "turnserver_signaling_waits_total{end=\"timed_out\"}"
+        ),
+        Some(1000)
+    );
+    until(|| server.descriptors() <= before);
+}
