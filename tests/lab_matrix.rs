@@ -1,13 +1,26 @@
 //! Two hosts behind every kind of NAT, in the kernel's own network stack: `tests/lab`.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "watches running processes in real time"
+)]
+
 mod support;
 
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use support::tools::{Output, need, run};
+use support::tools::{need, run};
+use support::wait_until;
 
-/// Runs a command of the lab.
-fn lab(command: &str, arguments: &[&str], limit: Duration) -> Output {
+/// One after the other: each alone has work for all cores.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The command line of a command of the lab.
+fn lab(command: &str) -> [String; 2] {
     for (program, package) in [
         ("ip", "iproute2"),
         ("miniupnpd", "miniupnpd-nftables"),
@@ -17,19 +30,54 @@ fn lab(command: &str, arguments: &[&str], limit: Duration) -> Output {
         need(program, package);
     }
     let script = format!("{}/tests/lab/{command}", env!("CARGO_MANIFEST_DIR"));
-    let python = need("python3", "python3");
-    let line: Vec<&str> = [python.as_str(), &script]
-        .into_iter()
-        .chain(arguments.iter().copied())
-        .collect();
-    run(&line, limit)
+    [need("python3", "python3"), script]
 }
 
 /// Measured from behind each NAT by programs that share no code with ours.
 #[test]
 fn the_lab_is_what_it_says() {
-    let output = lab("selftest", &[], Duration::from_secs(240));
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let [python, script] = lab("selftest");
+    let output = run(&[&python, &script], Duration::from_secs(240));
     assert_eq!(output.code, 0, "{}", output.text);
     // Both protocols of every kind, every punched pair, and the loss.
     assert!(output.text.lines().count() > 40, "{}", output.text);
+}
+
+/// Whoever kills a run, at whatever moment, has nothing to clear away.
+#[test]
+fn nothing_is_left_of_a_lab_that_is_killed() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mark = format!("MARK_OF_THE_LAB={}", std::process::id());
+    let (name, value) = mark.split_once('=').expect("both");
+    let [python, script] = lab("selftest");
+    let mut child = Command::new(python)
+        .arg(script)
+        .env(name, value)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    lines.next().expect("a line").expect("a line");
+    assert!(marked(&mark) > 5, "programs of the lab run");
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    assert!(
+        wait_until(Duration::from_secs(10), || marked(&mark) == 0),
+        "{} programs still run",
+        marked(&mark)
+    );
+}
+
+/// How many processes have a variable in their environment.
+fn marked(mark: &str) -> usize {
+    fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| fs::read(entry.ok()?.path().join("environ")).ok())
+        .filter(|environment| {
+            environment
+                .split(|&byte| byte == 0)
+                .any(|variable| variable == mark.as_bytes())
+        })
+        .count()
 }
