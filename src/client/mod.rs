@@ -4,6 +4,7 @@
 #[cfg(feature = "client")]
 pub mod datagrams;
 pub mod nat;
+pub mod noise;
 #[cfg(feature = "client")]
 pub mod port_mapping;
 #[cfg(feature = "client")]
