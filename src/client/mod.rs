@@ -1,6 +1,7 @@
 //! The other end of the protocol. It imports `wire` only, never `proto`: the two ends must not
 //! share a bug.
 
+pub mod connect;
 #[cfg(feature = "client")]
 pub mod datagrams;
 pub mod nat;
@@ -10,10 +11,16 @@ pub mod port_mapping;
 #[cfg(feature = "client")]
 pub mod probe;
 pub mod punch;
+#[cfg(feature = "client")]
+pub mod quic;
+pub mod relay;
 pub mod rendezvous;
+pub mod session;
 #[cfg(feature = "client")]
 mod sys;
 pub mod tcp;
 #[cfg(feature = "client")]
 pub mod tls;
 pub mod turn;
+#[cfg(feature = "webrtc-conn")]
+pub mod webrtc;

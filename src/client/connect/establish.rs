@@ -1,0 +1,301 @@
+//! From two devices that were brought together to two that are connected.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+#[cfg(feature = "client")]
+use tokio::time::timeout_at;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::error::ConnectError;
+use super::office::Pair;
+use super::punched::{Inner, PunchedConn};
+use super::{Options, Progress};
+use crate::client::relay::{Host, Relay};
+use crate::client::session::{Ended, PathInfo, Session, Setup, State, StreamDatagrams};
+use crate::client::tcp::noise::NoiseStream;
+use crate::client::tcp::{self, Offer};
+use crate::pairing::{Outcome, PathKind, Protocol, Role, SessionSecrets};
+
+/// How long a TCP connection may take; after that its bytes go through the relay.
+const TCP_WITHIN: Duration = Duration::from_secs(3);
+/// The receiver gives it a little more, for a choice that is on its way.
+const TCP_GRACE: Duration = Duration::from_millis(500);
+/// How long a peer that left the pairing server may still turn up.
+const LEFT: Duration = Duration::from_secs(3);
+
+/// What belongs to one pair.
+struct Establishing<'a> {
+    options: &'a Options,
+    role: Role,
+    secrets: SessionSecrets,
+    session: Session,
+    deadline: Instant,
+}
+
+/// Connects the two of a pair. `relay` was started while waiting, or not.
+pub(super) async fn establish(
+    options: &Options,
+    pair: Pair,
+    relay: Option<Relay>,
+) -> Result<PunchedConn, ConnectError> {
+    options.tell(Progress::Paired { peer: pair.peer });
+    let secrets = options.key.session(&pair.session);
+    let protocol = pair.protocol;
+    let (role, id, observed) = (pair.role, pair.session, pair.observed);
+    let (local, server) = pair.ends;
+    let tcp = match protocol {
+        Protocol::Tcp if !options.relay_only => Some(tcp::Sockets::open(local, options.bind)?),
+        _ => None,
+    };
+    let offer = tcp.as_ref().map(|sockets| offer(sockets, observed));
+    let (peers, offered) = mpsc::channel(32);
+    let setup = Setup {
+        role,
+        session: id,
+        secrets: secrets.clone(),
+        ice_servers: pair.ice_servers,
+        stun: vec![Host {
+            name: server.ip().to_string(),
+            port: server.port(),
+        }],
+        bind: options.bind,
+        loopback: server.ip().to_canonical().is_loopback(),
+        direct: protocol == Protocol::Udp && !options.relay_only,
+        tries: options.tries,
+        attempt: options.punch_timeout,
+        relay,
+        post: pair.post,
+        progress: options.progress.clone(),
+        offer,
+        peers: tcp.is_some().then_some(peers),
+    };
+    let (session, datagrams) = Session::start(setup)?;
+    let establishing = Establishing {
+        options,
+        role,
+        secrets,
+        session,
+        deadline: Instant::now() + options.establish,
+    };
+    match protocol {
+        Protocol::Udp => establishing.udp(datagrams).await,
+        Protocol::Tcp => establishing.tcp(datagrams, tcp, offered, id.0).await,
+    }
+}
+
+/// Where the peer may dial: the machine's own addresses and the one that the server saw.
+fn offer(sockets: &tcp::Sockets, observed: SocketAddr) -> Offer {
+    let mut addresses = sockets.addresses();
+    if !addresses.contains(&observed) {
+        addresses.push(observed);
+    }
+    Offer { addresses }
+}
+
+impl Establishing<'_> {
+    async fn udp(self, datagrams: StreamDatagrams) -> Result<PunchedConn, ConnectError> {
+        self.ready(self.options.raw).await?;
+        Ok(PunchedConn::new(
+            Protocol::Udp,
+            self.role,
+            self.options.raw,
+            Inner::Session {
+                session: self.session,
+                datagrams,
+            },
+        ))
+    }
+
+    /// Waits until the peer has proven itself; with `direct`, on a direct path.
+    async fn ready(&self, direct: bool) -> Result<(), ConnectError> {
+        let mut state = self.session.state();
+        let mut left = None;
+        loop {
+            {
+                let now = state.borrow_and_update();
+                if now.ready && (!direct || now.path.path == PathKind::Direct) {
+                    return Ok(());
+                }
+                if let Some(error) = hopeless(&now) {
+                    return Err(error);
+                }
+                if now.peer_left && !now.ready {
+                    left.get_or_insert_with(|| Instant::now() + LEFT);
+                }
+            }
+            let until = left.map_or(self.deadline, |left| left.min(self.deadline));
+            tokio::select! {
+                changed = state.changed() => {
+                    if changed.is_err() {
+                        return Err(self.session.ended_error().into());
+                    }
+                }
+                () = sleep_until(until) => {
+                    let now = state.borrow();
+                    return Err(match () {
+                        () if now.refused && !now.ready => ConnectError::NotThePeer,
+                        () if left.is_some() => ConnectError::no_path("the peer has left"),
+                        () => ConnectError::no_path(why(&now)),
+                    });
+                }
+            }
+        }
+    }
+
+    async fn tcp(
+        self,
+        datagrams: StreamDatagrams,
+        sockets: Option<tcp::Sockets>,
+        offered: mpsc::Receiver<SocketAddr>,
+        prologue: [u8; 16],
+    ) -> Result<PunchedConn, ConnectError> {
+        let role = self.role;
+        let raw = self.options.raw;
+        let punch = self.punch_tcp(sockets, offered, prologue);
+        tokio::pin!(punch);
+        let inner = match role {
+            // The initiator alone decides, and the receiver sees what it decided.
+            Role::Initiator => match punch.await {
+                Ok(inner) => inner,
+                Err(reason) if raw => return Err(self.no_tcp(reason)),
+                Err(reason) => {
+                    self.session.because(reason).await;
+                    self.relayed(datagrams).await?
+                }
+            },
+            Role::Receiver => {
+                let relayed = self.relayed(datagrams);
+                tokio::pin!(relayed);
+                // Whichever the initiator takes: as long as one may still come, the other one's
+                // end is no end.
+                tokio::select! {
+                    punched = &mut punch => match punched {
+                        Ok(inner) => inner,
+                        Err(reason) if raw => return Err(self.no_tcp(reason)),
+                        Err(reason) => {
+                            self.session.because(reason).await;
+                            relayed.await?
+                        }
+                    },
+                    by_relay = &mut relayed => match by_relay {
+                        Ok(inner) => inner,
+                        Err(ConnectError::NotThePeer) => return Err(ConnectError::NotThePeer),
+                        Err(error) => punch.await.map_err(|_| error)?,
+                    },
+                }
+            }
+        };
+        if matches!(inner, Inner::Tcp { .. } | Inner::RawTcp { .. }) {
+            self.session.outcome(Outcome::Direct).await;
+        }
+        Ok(PunchedConn::new(Protocol::Tcp, role, raw, inner))
+    }
+
+    async fn punch_tcp(
+        &self,
+        sockets: Option<tcp::Sockets>,
+        offered: mpsc::Receiver<SocketAddr>,
+        prologue: [u8; 16],
+    ) -> Result<Inner, String> {
+        let sockets = sockets.ok_or("only the relay is to be used")?;
+        let mut config = tcp::Config::new(self.role, self.secrets.check);
+        config.tries = self.options.tries.unwrap_or(config.tries);
+        config.timeout = match self.role {
+            Role::Initiator => TCP_WITHIN,
+            Role::Receiver => TCP_WITHIN + TCP_GRACE,
+        };
+        let punch = async {
+            let punched = tcp::punch(&config, sockets, offered).await;
+            let punched = punched.map_err(|error| error.to_string())?;
+            let info = direct(&punched);
+            let stream = punched.stream;
+            if self.options.raw {
+                return Ok(Inner::RawTcp { stream, info });
+            }
+            let noise = NoiseStream::handshake(stream, self.role, &self.secrets.psk, &prologue);
+            let stream = Box::new(noise.await.map_err(|error| error.to_string())?);
+            Ok(Inner::Tcp { stream, info })
+        };
+        let late = Err("no TCP connection within 3 s".to_owned());
+        timeout(config.timeout, punch).await.unwrap_or(late)
+    }
+
+    fn no_tcp(&self, reason: String) -> ConnectError {
+        match self.session.state().borrow().refused {
+            true => ConnectError::NotThePeer,
+            false => ConnectError::NoPath { reason },
+        }
+    }
+
+    /// The bytes go through the relay, when the initiator says so.
+    #[cfg(feature = "client")]
+    async fn relayed(&self, datagrams: StreamDatagrams) -> Result<Inner, ConnectError> {
+        use crate::client::quic::Streams;
+
+        self.ready(false).await?;
+        let session = self.session.clone();
+        let stream = match self.role {
+            Role::Initiator => {
+                let streams = Streams::over(session, datagrams, self.role).await?;
+                streams.open().await?
+            }
+            Role::Receiver => {
+                let accept = async {
+                    let streams = Streams::connect(session, datagrams, self.role).await?;
+                    streams.accept().await
+                };
+                let late = "the peer opens no byte stream through the relay";
+                let accepted = timeout_at(self.deadline, accept).await;
+                accepted.map_err(|_| ConnectError::no_path(late))??
+            }
+        };
+        Ok(Inner::Relayed {
+            session: self.session.clone(),
+            stream: Box::new(stream),
+        })
+    }
+
+    #[cfg(not(feature = "client"))]
+    async fn relayed(&self, datagrams: StreamDatagrams) -> Result<Inner, ConnectError> {
+        drop(datagrams);
+        self.ready(false).await?;
+        let reason = "this program was built without byte streams through a relay";
+        Err(ConnectError::no_path(reason))
+    }
+}
+
+/// Whether waiting makes no sense any more.
+fn hopeless(state: &State) -> Option<ConnectError> {
+    match &state.ended {
+        Some(Ended::NotThePeer) => return Some(ConnectError::NotThePeer),
+        Some(Ended::ByPeer(_)) => return Some(ConnectError::no_path("the peer has left")),
+        Some(Ended::Failed(why)) => return Some(io::Error::other(why.clone()).into()),
+        _ => {}
+    }
+    let nowhere = state.gave_up && state.no_relay.is_some() && !state.ready;
+    nowhere.then(|| match state.refused {
+        true => ConnectError::NotThePeer,
+        false => ConnectError::no_path(why(state)),
+    })
+}
+
+fn why(state: &State) -> String {
+    match &state.no_relay {
+        Some(no_relay) => format!("{}; {no_relay}", state.path.reason),
+        None => state.path.reason.clone(),
+    }
+}
+
+fn direct(punched: &tcp::Punched) -> PathInfo {
+    PathInfo {
+        path: PathKind::Direct,
+        local: Some(punched.local),
+        remote: Some(punched.remote),
+        rtt: Some(punched.rtt),
+        nat: None,
+        reason: "a TCP connection was made through the NATs".to_owned(),
+    }
+}

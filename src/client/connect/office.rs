@@ -1,0 +1,178 @@
+//! Sorts what comes over one connection to the pairing server: blobs to their sessions, the rest
+//! to whoever waits for a pair.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use tokio::sync::mpsc;
+
+use super::error::ConnectError;
+use crate::client::rendezvous::{Rendezvous, RendezvousError};
+use crate::client::session::Post;
+use crate::pairing::{
+    ClientMessage, ErrorCode, IceServer, Join, Protocol, Role, ServerMessage, SessionId,
+};
+
+/// Messages that wait in one direction at most.
+const QUEUE: usize = 64;
+
+/// Two devices were brought together.
+pub(super) struct Pair {
+    pub(super) session: SessionId,
+    pub(super) role: Role,
+    pub(super) protocol: Protocol,
+    /// Where the server sees this side.
+    pub(super) observed: SocketAddr,
+    /// Where the server sees the other one.
+    pub(super) peer: SocketAddr,
+    pub(super) ice_servers: Vec<IceServer>,
+    pub(super) post: Post,
+    /// This end of the connection to the server, and the server's end.
+    pub(super) ends: (SocketAddr, SocketAddr),
+}
+
+/// What the server says to who waits.
+pub(super) enum News {
+    Waiting {
+        session: Option<SessionId>,
+        observed: SocketAddr,
+        wait_s: u64,
+        ice_servers: Vec<IceServer>,
+    },
+    Paired(Box<Pair>),
+    Refused(ErrorCode, String),
+}
+
+pub(super) struct Office {
+    rendezvous: Rendezvous,
+    sessions: HashMap<SessionId, mpsc::Sender<Option<String>>>,
+    outgoing: mpsc::Receiver<ClientMessage>,
+    /// For the sessions to come. A guest has one, a host many.
+    for_sessions: Option<mpsc::Sender<ClientMessage>>,
+    is_host: bool,
+    news: mpsc::Sender<News>,
+}
+
+impl Office {
+    /// Joins, over a connection that was just made.
+    pub(super) async fn open(
+        mut rendezvous: Rendezvous,
+        join: Join,
+        news: mpsc::Sender<News>,
+    ) -> Result<Self, RendezvousError> {
+        let is_host = join.host;
+        rendezvous.send(&ClientMessage::Join(join)).await?;
+        let (for_sessions, outgoing) = mpsc::channel(QUEUE);
+        Ok(Self {
+            rendezvous,
+            sessions: HashMap::new(),
+            outgoing,
+            for_sessions: Some(for_sessions),
+            is_host,
+            news,
+        })
+    }
+
+    /// Sorts until nobody needs it any more, or until the connection ends.
+    pub(super) async fn run(mut self) -> Result<(), RendezvousError> {
+        let ended = loop {
+            let waited_for = self.for_sessions.is_some();
+            tokio::select! {
+                message = self.outgoing.recv() => match message {
+                    Some(message) => {
+                        if let ClientMessage::Leave { session } = &message {
+                            self.sessions.remove(session);
+                        }
+                        if let Err(error) = self.rendezvous.send(&message).await {
+                            break Err(error);
+                        }
+                    }
+                    // The session is over, or was never there.
+                    None => break Ok(()),
+                },
+                () = self.news.closed(), if waited_for => {
+                    // Nobody waits any more. Sessions that a host has made go on without.
+                    break Ok(());
+                }
+                message = self.rendezvous.next() => match message {
+                    Ok(message) => self.sort(message).await,
+                    Err(error) => break Err(error),
+                },
+            }
+        };
+        if ended.is_ok() {
+            self.rendezvous.close().await;
+        }
+        ended
+    }
+
+    async fn sort(&mut self, message: ServerMessage) {
+        let news = match message {
+            ServerMessage::Signal { session, blob } => return self.deliver(session, Some(blob)),
+            ServerMessage::PeerLeft { session } => return self.deliver(session, None),
+            ServerMessage::Waiting {
+                session,
+                observed,
+                wait_s,
+                ice_servers,
+            } => News::Waiting {
+                session,
+                observed,
+                wait_s,
+                ice_servers,
+            },
+            ServerMessage::Paired {
+                session,
+                role,
+                protocol,
+                observed,
+                peer_observed,
+                ice_servers,
+                ..
+            } => {
+                let Some(outgoing) = self.for_sessions.clone() else {
+                    return;
+                };
+                let (to_session, incoming) = mpsc::channel(QUEUE);
+                self.sessions.insert(session, to_session);
+                if !self.is_host {
+                    self.for_sessions = None;
+                }
+                News::Paired(Box::new(Pair {
+                    session,
+                    role,
+                    protocol,
+                    observed,
+                    peer: peer_observed,
+                    ice_servers,
+                    post: Post { outgoing, incoming },
+                    ends: (self.rendezvous.local_addr(), self.rendezvous.server_addr()),
+                }))
+            }
+            // What it says of a session that has ended here meanwhile is nobody's.
+            ServerMessage::Error {
+                code: ErrorCode::NoSession,
+                ..
+            } => return,
+            ServerMessage::Error { code, message } => News::Refused(code, message),
+        };
+        let _ = self.news.send(news).await;
+    }
+
+    /// A session that does not read its post misses it.
+    fn deliver(&mut self, session: SessionId, what: Option<String>) {
+        if let Some(to) = self.sessions.get(&session)
+            && let Err(mpsc::error::TrySendError::Closed(_)) = to.try_send(what)
+        {
+            self.sessions.remove(&session);
+        }
+    }
+}
+
+/// What a guest does with the end of its connection.
+pub(super) fn ended(how: Option<Result<(), RendezvousError>>) -> ConnectError {
+    match how {
+        Some(Err(error)) => error.into(),
+        _ => RendezvousError::Closed.into(),
+    }
+}

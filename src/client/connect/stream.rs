@@ -1,0 +1,116 @@
+//! A byte stream between two devices, whatever it runs over.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::punched::PathChanges;
+#[cfg(feature = "client")]
+use crate::client::quic::QuicStream;
+use crate::client::session::PathInfo;
+use crate::client::tcp::noise::NoiseStream;
+
+/// A byte stream, sealed end to end. Shutting down ends the own direction and the peer reads the
+/// end; the other direction goes on.
+pub struct Stream {
+    inner: Inner,
+    changes: PathChanges,
+}
+
+enum Inner {
+    Tcp(Box<NoiseStream<TcpStream>>),
+    #[cfg(feature = "client")]
+    Quic(QuicStream),
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("path", &self.path())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    pub(super) const fn tcp(stream: Box<NoiseStream<TcpStream>>, changes: PathChanges) -> Self {
+        let inner = Inner::Tcp(stream);
+        Self { inner, changes }
+    }
+
+    #[cfg(feature = "client")]
+    pub(super) const fn quic(stream: QuicStream, changes: PathChanges) -> Self {
+        let inner = Inner::Quic(stream);
+        Self { inner, changes }
+    }
+
+    /// How the two are connected now.
+    pub fn path(&self) -> PathInfo {
+        self.changes.current()
+    }
+
+    /// Tells of every change of the path from now on.
+    pub fn path_changes(&self) -> PathChanges {
+        self.changes.clone()
+    }
+
+    /// Ends the own direction, where it has not ended yet, and the connection: returns when the
+    /// peer has everything. What the peer still sends is lost.
+    ///
+    /// # Errors
+    /// When not everything that was written has reached the peer.
+    pub async fn close(self) -> io::Result<()> {
+        match self.inner {
+            Inner::Tcp(mut stream) => stream.shutdown().await,
+            #[cfg(feature = "client")]
+            Inner::Quic(stream) => stream.close().await,
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            #[cfg(feature = "client")]
+            Inner::Quic(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.inner {
+            Inner::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            #[cfg(feature = "client")]
+            Inner::Quic(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            #[cfg(feature = "client")]
+            Inner::Quic(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            #[cfg(feature = "client")]
+            Inner::Quic(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

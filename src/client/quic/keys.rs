@@ -1,0 +1,145 @@
+//! What QUIC authenticates itself with. The datagrams below are sealed already; TLS is there
+//! because QUIC has it. So the server's key is one that both sides compute from a secret of the
+//! very handshake that sealed them, as a raw public key (RFC 7250), and nothing else is taken.
+
+use std::io;
+use std::sync::Arc;
+
+use hkdf::Hkdf;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::AlwaysResolvesServerRawPublicKeys;
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
+};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+/// Names the protocol within TLS.
+const ALPN: &[u8] = b"turnserver-streams-1";
+/// An Ed25519 private key as PKCS #8 begins so (RFC 8410 section 7); 32 bytes of seed follow.
+const PKCS8: [u8; 16] = [
+    0x30, 0x2E, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
+
+fn key(binding: &[u8; 32]) -> Result<Arc<dyn SigningKey>, Error> {
+    let mut der = Zeroizing::new([0; 48]);
+    der[..16].copy_from_slice(&PKCS8);
+    Hkdf::<Sha256>::new(None, binding)
+        .expand(b"turnserver streams v1", &mut der[16..])
+        .expect("one block");
+    ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(&der[..]))
+}
+
+fn public(key: &Arc<dyn SigningKey>) -> Result<CertificateDer<'static>, Error> {
+    let public = key.public_key();
+    let public = public.ok_or_else(|| Error::General("a key without a public half".into()))?;
+    Ok(CertificateDer::from(public.to_vec()))
+}
+
+/// For the side that waits for the connection.
+pub(super) fn server(binding: &[u8; 32]) -> io::Result<QuicServerConfig> {
+    let build = || {
+        let key = key(binding)?;
+        let certified = CertifiedKey::new(vec![public(&key)?], key);
+        let provider = Arc::new(ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::new(
+                certified,
+            ))));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok::<_, Error>(config)
+    };
+    let config = build().map_err(io::Error::other)?;
+    QuicServerConfig::try_from(config).map_err(io::Error::other)
+}
+
+/// For the side that makes the connection.
+pub(super) fn client(binding: &[u8; 32]) -> io::Result<QuicClientConfig> {
+    let build = || {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = OneKey {
+            key: public(&key(binding)?)?,
+            provider: Arc::clone(&provider),
+        };
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok::<_, Error>(config)
+    };
+    let config = build().map_err(io::Error::other)?;
+    QuicClientConfig::try_from(config).map_err(io::Error::other)
+}
+
+/// Takes one key and no other.
+#[derive(Debug)]
+struct OneKey {
+    key: CertificateDer<'static>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for OneKey {
+    fn verify_server_cert(
+        &self,
+        key: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match *key == self.key {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(CertificateError::UnknownIssuer.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("QUIC is TLS 1.3".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let schemes = &self.provider.signature_verification_algorithms;
+        let key = SubjectPublicKeyInfoDer::from(key.as_ref());
+        verify_tls13_signature_with_raw_key(message, &key, signed, schemes)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_compute_the_same_key_from_the_same_handshake() {
+        let public = |binding| public(&key(binding).expect("a key")).expect("a public key");
+        assert_eq!(public(&[1; 32]), public(&[1; 32]));
+        assert_ne!(public(&[1; 32]), public(&[2; 32]));
+        assert_eq!(public(&[1; 32]).len(), 44, "RFC 8410 section 4");
+    }
+}

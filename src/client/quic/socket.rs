@@ -1,0 +1,132 @@
+//! What QUIC takes for a UDP socket: the sealed datagrams of a session. Where they really go, and
+//! that this changes, it never learns.
+
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+
+use crate::client::noise::Kind;
+use crate::client::session::{Session, StreamDatagrams};
+
+/// The peer's address as QUIC sees it: always the same (RFC 6666: leads nowhere).
+pub(super) const PEER: SocketAddr = SocketAddr::V6(SocketAddrV6::new(
+    Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1),
+    1,
+    0,
+    0,
+));
+/// The own one.
+const OWN: SocketAddr = SocketAddr::V6(SocketAddrV6::new(
+    Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 2),
+    1,
+    0,
+    0,
+));
+
+pub(super) struct PathSocket {
+    session: Session,
+    arrived: Mutex<StreamDatagrams>,
+}
+
+impl PathSocket {
+    pub(super) fn new(session: Session, arrived: StreamDatagrams) -> Self {
+        Self {
+            session,
+            arrived: Mutex::new(arrived),
+        }
+    }
+}
+
+impl fmt::Debug for PathSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PathSocket")
+    }
+}
+
+impl AsyncUdpSocket for PathSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Poller {
+            session: self.session.clone(),
+            waiting: None,
+        })
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.session
+            .try_send(Kind::Stream, transmit.contents.to_vec())
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let mut arrived = match self.arrived.lock() {
+            Ok(arrived) => arrived,
+            // Nothing between lock and unlock leaves the queue half read.
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        let mut count = 0;
+        for (buffer, meta) in buffers.iter_mut().zip(meta) {
+            let datagram = match arrived.poll_recv(cx) {
+                Poll::Ready(Some(datagram)) => datagram,
+                Poll::Ready(None) if count == 0 => {
+                    return Poll::Ready(Err(self.session.ended_error()));
+                }
+                Poll::Pending if count == 0 => return Poll::Pending,
+                _ => break,
+            };
+            let len = datagram.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&datagram[..len]);
+            *meta = RecvMeta {
+                addr: PEER,
+                len,
+                stride: len,
+                ecn: None,
+                dst_ip: None,
+            };
+            count += 1;
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(OWN)
+    }
+
+    fn may_fragment(&self) -> bool {
+        false
+    }
+}
+
+type Waiting = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
+
+struct Poller {
+    session: Session,
+    waiting: Option<Waiting>,
+}
+
+impl fmt::Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Poller")
+    }
+}
+
+impl UdpPoller for Poller {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let session = self.session.clone();
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Box::pin(async move { session.writable().await }));
+        let result = ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        Poll::Ready(result)
+    }
+}

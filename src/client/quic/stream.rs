@@ -1,0 +1,132 @@
+//! One byte stream between the two.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use quinn::{ApplicationClose, ConnectionError, RecvStream, SendStream, StoppedError, VarInt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Link;
+
+type Delivered = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync>>;
+
+/// How far the own direction is with its end.
+enum Ending {
+    NotYet,
+    /// It was told; the peer may not have everything yet.
+    Told(Delivered),
+    Over(Option<io::ErrorKind>),
+}
+
+/// A byte stream in both directions. Shutting down ends the own direction, and waits until the
+/// peer has everything; the other direction goes on.
+pub struct QuicStream {
+    send: SendStream,
+    recv: RecvStream,
+    ending: Ending,
+    /// Whether the peer's end was read.
+    read_all: bool,
+    link: Arc<Link>,
+}
+
+impl fmt::Debug for QuicStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QuicStream({})", self.send.id())
+    }
+}
+
+impl QuicStream {
+    pub(super) fn new(send: SendStream, recv: RecvStream, link: Arc<Link>) -> Self {
+        Self {
+            send,
+            recv,
+            ending: Ending::NotYet,
+            read_all: false,
+            link,
+        }
+    }
+
+    /// Ends the own direction, where it has not ended yet, and when this is the last stream
+    /// closes the connection: returns when the peer knows, or after 2 s. What the peer still
+    /// sends is lost.
+    ///
+    /// # Errors
+    /// When not everything that was written has reached the peer.
+    pub async fn close(mut self) -> io::Result<()> {
+        let ended = poll_fn(|cx| Pin::new(&mut self).poll_shutdown(cx)).await;
+        let link = Arc::clone(&self.link);
+        drop(self);
+        if let Some(link) = Arc::into_inner(link) {
+            link.close().await;
+        }
+        ended
+    }
+}
+
+impl AsyncRead for QuicStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let wanted = buffer.remaining() > 0;
+        ready!(AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buffer))?;
+        self.read_all |= wanted && buffer.filled().len() == before;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for QuicStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What was written is on its way; nothing waits for more.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if matches!(self.ending, Ending::NotYet) {
+            // An error says that the peer wants no more.
+            let _ = self.send.finish();
+            self.ending = Ending::Told(Box::pin(self.send.stopped()));
+        }
+        if let Ending::Told(delivered) = &mut self.ending {
+            let failed = match ready!(delivered.as_mut().poll(cx)) {
+                // `Some`: the peer has enough.
+                Ok(_) => None,
+                // The peer closes only after it has read all that it wants, and we have its end.
+                Err(StoppedError::ConnectionLost(error)) if self.read_all && in_order(&error) => {
+                    None
+                }
+                Err(error) => Some(io::Error::from(error).kind()),
+            };
+            self.ending = Ending::Over(failed);
+        }
+        Poll::Ready(match self.ending {
+            Ending::Over(Some(kind)) => Err(kind.into()),
+            _ => Ok(()),
+        })
+    }
+}
+
+/// Whether the connection was closed by intent.
+fn in_order(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::ApplicationClosed(ApplicationClose { error_code, .. }) => {
+            error_code.into_inner() == 0
+        }
+        ConnectionError::LocallyClosed => true,
+        _ => false,
+    }
+}

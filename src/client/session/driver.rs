@@ -1,0 +1,575 @@
+//! The task of a session: waits for whatever comes next, and lets the parts that decide do so.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use rand_chacha::ChaCha12Rng;
+use rand_core::{Rng, SeedableRng};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+
+use super::discovery::Discovery;
+use super::note::{Envelope, Note};
+use super::paths::Paths;
+use super::sockets::{Packet, Sockets};
+use super::{Command, Ended, Post, Progress, Setup, State};
+use crate::client::noise::{self, Kind, Secure};
+use crate::client::punch::{self, Agent, Candidate, CandidateKind, Description, Event, NatHint};
+use crate::client::relay::{Relay, RelayEvent, now, stun_servers};
+use crate::pairing::{ClientMessage, IceServer, Outcome, PathKind, SessionId};
+
+/// What is read from the sockets before anything else is looked at.
+const BATCH: usize = 64;
+/// The interfaces are looked at this often.
+const LOOK: Duration = Duration::from_secs(2);
+/// How often a note goes out that travels as datagrams, and how long after each other.
+const NOTE_AGAIN: [Duration; 3] = [
+    Duration::ZERO,
+    Duration::from_millis(250),
+    Duration::from_millis(800),
+];
+/// How long the peer's repeated closing is confirmed.
+const LINGER: Duration = Duration::from_millis(500);
+/// A move of the round-trip time below this is not worth telling.
+const RTT_STEP: Duration = Duration::from_millis(20);
+
+/// What a [`DirectLoss`](super::DirectLoss) takes.
+pub(super) struct Loss {
+    percent: u8,
+    rng: ChaCha12Rng,
+}
+
+impl Loss {
+    fn new(seed: [u8; 32]) -> Self {
+        Self {
+            percent: 0,
+            rng: ChaCha12Rng::from_seed(seed),
+        }
+    }
+
+    /// Whether the next datagram is lost.
+    pub(super) fn takes(&mut self) -> bool {
+        self.percent > 0 && self.rng.next_u32() % 100 < u32::from(self.percent)
+    }
+}
+
+/// Everything that a session has.
+pub(super) struct Driver {
+    pub(super) secure: Secure,
+    pub(super) agent: Option<Agent>,
+    pub(super) paths: Paths,
+    pub(super) sockets: Sockets,
+    pub(super) relay: Relay,
+    pub(super) discovery: Discovery,
+    pub(super) loss: Loss,
+    pub(super) ice_servers: Vec<IceServer>,
+    pub(super) relay_local: Option<IpAddr>,
+    pub(super) bind: Option<IpAddr>,
+    pub(super) loopback: bool,
+    /// The addresses of STUN servers, once their names are resolved.
+    pub(super) stun: Vec<SocketAddr>,
+    pub(super) machine: Vec<IpAddr>,
+    /// Candidates that the peer was told, and those that it is to be told next.
+    pub(super) told: Vec<Candidate>,
+    pub(super) fresh: Vec<Candidate>,
+    pub(super) nat: Option<NatHint>,
+    envelope: Envelope,
+    post: Option<Post>,
+    session: SessionId,
+    outcome: Outcome,
+    /// Where the peer's TCP addresses go.
+    peers: Option<mpsc::Sender<SocketAddr>>,
+    /// Notes that go out as datagrams, and when.
+    notes: Vec<(Instant, Vec<u8>)>,
+    pub(super) progress: Option<mpsc::UnboundedSender<Progress>>,
+    pub(super) state: watch::Sender<State>,
+    to_user: mpsc::Sender<Vec<u8>>,
+    to_streams: mpsc::Sender<Vec<u8>>,
+    /// The path that was told last.
+    shown: Option<(PathKind, Option<SocketAddr>)>,
+    pub(super) plain: Vec<u8>,
+    pub(super) sealed: Vec<u8>,
+    look_at: Instant,
+    pub(super) ask_at: Option<Instant>,
+    /// Set when the session is over; the task ends then.
+    end_at: Option<Instant>,
+}
+
+/// Opens what a session needs and starts its task.
+pub(super) fn start(
+    setup: Setup,
+    commands: mpsc::Receiver<Command>,
+    to_user: mpsc::Sender<Vec<u8>>,
+    to_streams: mpsc::Sender<Vec<u8>>,
+) -> io::Result<watch::Receiver<State>> {
+    let now = now();
+    let (packets, arrived) = mpsc::channel(super::QUEUE);
+    let sockets = Sockets::open(setup.bind, packets)?;
+    let agent = setup.direct.then(|| {
+        let mut config = punch::Config::new(setup.role, setup.secrets.check);
+        config.tries = setup.tries.unwrap_or(config.tries);
+        config.timeout = setup.attempt.unwrap_or(config.timeout);
+        Ok::<_, io::Error>(Agent::new(config, seed()?))
+    });
+    let agent = agent.transpose()?;
+    let paths = Paths::new(match setup.direct {
+        true => "no direct path is proven yet",
+        false => "only the relay is to be used",
+    });
+    let (state, watched) = watch::channel(State {
+        ready: false,
+        path: paths.info(),
+        peer_left: false,
+        refused: false,
+        gave_up: false,
+        no_relay: None,
+        binding: None,
+        ended: None,
+    });
+    let bind = setup.bind;
+    let start_relay = || Relay::start(&setup.ice_servers, bind);
+    let offer = setup.offer;
+    let mut driver = Driver {
+        secure: Secure::new(&setup.secrets, setup.session, setup.role, now),
+        agent,
+        paths,
+        sockets,
+        relay: setup.relay.unwrap_or_else(start_relay),
+        discovery: Discovery::new(seed()?),
+        loss: Loss::new(seed()?),
+        ice_servers: setup.ice_servers,
+        relay_local: None,
+        bind,
+        loopback: setup.loopback,
+        stun: Vec::new(),
+        machine: Vec::new(),
+        told: Vec::new(),
+        fresh: Vec::new(),
+        nat: None,
+        envelope: Envelope::new(&setup.secrets, setup.role),
+        post: Some(setup.post),
+        session: setup.session,
+        outcome: Outcome::Failed,
+        peers: setup.peers,
+        notes: Vec::new(),
+        progress: setup.progress,
+        state,
+        to_user,
+        to_streams,
+        shown: None,
+        plain: Vec::new(),
+        sealed: Vec::new(),
+        look_at: now + LOOK,
+        ask_at: None,
+        end_at: None,
+    };
+    if offer.is_some() {
+        driver.tell(Note {
+            tcp: offer,
+            ..Note::default()
+        });
+    }
+    tokio::spawn(driver.run(setup.stun, commands, arrived));
+    Ok(watched)
+}
+
+fn seed() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    Ok(seed)
+}
+
+/// A wait that never ends where there is nothing to wait for.
+async fn next_blob(post: &mut Option<Post>) -> Option<Option<String>> {
+    match post {
+        Some(post) => post.incoming.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        stun: Vec<crate::client::relay::Host>,
+        mut commands: mpsc::Receiver<Command>,
+        mut arrived: mpsc::Receiver<Packet>,
+    ) {
+        let mut hosts = stun_servers(&self.ice_servers);
+        hosts.extend(stun);
+        hosts.dedup();
+        let direct = self.agent.is_some();
+        let resolve = async move {
+            let mut found = Vec::new();
+            for host in hosts.iter().filter(|_| direct) {
+                found.extend(host.resolve().await);
+            }
+            found.dedup();
+            found
+        };
+        tokio::pin!(resolve);
+        let mut resolved = false;
+        let mut commanded = true;
+        let mut relayed = true;
+        let mut batch = Vec::with_capacity(BATCH);
+        self.look();
+        loop {
+            self.act();
+            let now = now();
+            if self.end_at.is_some_and(|at| at <= now) {
+                return self.farewell();
+            }
+            let due = self.due(now);
+            tokio::select! {
+                _ = arrived.recv_many(&mut batch, BATCH) => {
+                    for packet in batch.drain(..) {
+                        self.handle_packet(packet);
+                    }
+                }
+                command = commands.recv(), if commanded => match command {
+                    Some(command) => {
+                        self.command(command);
+                        for _ in 0..BATCH {
+                            match commands.try_recv() {
+                                Ok(command) => self.command(command),
+                                Err(_) => break,
+                            }
+                        }
+                    }
+                    None => {
+                        commanded = false;
+                        self.secure.close(now, 0);
+                    }
+                },
+                event = self.relay.next(), if relayed => match event {
+                    Some(event) => self.relay_event(event),
+                    None => relayed = false,
+                },
+                blob = next_blob(&mut self.post) => match blob {
+                    Some(Some(blob)) => self.blob(&blob),
+                    Some(None) => {
+                        self.state.send_modify(|state| state.peer_left = true);
+                    }
+                    None => self.post = None,
+                },
+                found = &mut resolve, if !resolved => {
+                    resolved = true;
+                    self.stun = found;
+                    self.ask_servers();
+                }
+                () = sleep_until(due.into()) => {}
+            }
+        }
+    }
+
+    fn due(&self, now: Instant) -> Instant {
+        let agent = self.agent.as_ref().and_then(Agent::poll_timeout);
+        let secure = self.secure.poll_timeout();
+        let discovery = self.discovery.poll_timeout(now);
+        let notes = self.notes.iter().map(|note| note.0).min();
+        let others = [agent, secure, discovery, notes, self.ask_at, self.end_at];
+        let others = others.into_iter().flatten();
+        others.fold(self.look_at, Instant::min)
+    }
+
+    /// Does what is due, and what the parts want done.
+    fn act(&mut self) {
+        let now = now();
+        self.secure.handle_timeout(now);
+        if let Some(agent) = &mut self.agent {
+            agent.handle_timeout(now);
+        }
+        if self.look_at <= now {
+            self.look_at = now + LOOK;
+            self.look();
+        }
+        if self.ask_at.is_some_and(|at| at <= now) {
+            self.ask_servers();
+        }
+        self.agent_events(now);
+        while let Some((via, to, bytes)) = self.discovery.poll_transmit(now) {
+            self.sockets.send(via, to, None, &bytes);
+        }
+        self.secure_events(now);
+        while let Some(bytes) = self.secure.poll_transmit() {
+            let ways: Vec<_> = self.paths.all_ways().collect();
+            for way in ways {
+                self.send_by(way, &bytes);
+            }
+        }
+        self.send_notes(now);
+        self.publish();
+    }
+
+    fn agent_events(&mut self, now: Instant) {
+        let Some(agent) = &mut self.agent else {
+            return;
+        };
+        let mut told = Vec::new();
+        loop {
+            while let Some(transmit) = agent.poll_transmit() {
+                let punch::Transmit {
+                    via,
+                    to,
+                    ttl,
+                    bytes,
+                } = transmit;
+                if !self.loss.takes() {
+                    self.sockets.send(via, to, ttl, &bytes);
+                }
+            }
+            let Some(event) = agent.poll_event() else {
+                break;
+            };
+            match event {
+                Event::Signal(description) => told.push(description),
+                Event::OpenSockets(count) => {
+                    let opened = self.sockets.open_more(count);
+                    agent.add_sockets(opened, now);
+                }
+                Event::CloseSocketsExcept(keep) => self.sockets.close_except(keep),
+                Event::Selected(path) => {
+                    self.paths.selected(now, path);
+                    self.outcome = Outcome::Direct;
+                    self.secure.path_changed(now);
+                    self.ask_at = None;
+                }
+                Event::Lost(reason) => {
+                    self.paths.lost(&reason.to_string());
+                    self.secure.path_changed(now);
+                    self.ask_at = Some(now);
+                }
+                Event::GaveUp(reason) => {
+                    let reason = reason.to_string();
+                    if !self.paths.is_direct() {
+                        self.paths.lost(&reason);
+                    }
+                    self.state.send_modify(|state| state.gave_up = true);
+                    progress(&self.progress, Progress::GaveUp(reason));
+                }
+            }
+        }
+        if let Some(path) = agent.selected() {
+            let known = self.paths.direct().map(|path| path.rtt);
+            if known.is_some_and(|rtt| rtt.abs_diff(path.rtt) > RTT_STEP) {
+                self.paths.measured(&path);
+            }
+        }
+        for description in told {
+            self.tell(description.into());
+        }
+    }
+
+    fn secure_events(&mut self, now: Instant) {
+        while let Some(event) = self.secure.poll_event() {
+            match event {
+                noise::Event::Ready => {
+                    if self.outcome == Outcome::Failed {
+                        self.outcome = Outcome::Relayed;
+                    }
+                    let binding = self.secure.binding();
+                    self.state.send_modify(|state| {
+                        state.ready = true;
+                        state.binding = binding;
+                    });
+                }
+                noise::Event::RoundTrip(rtt) => self.paths.round_trip(rtt),
+                noise::Event::Closed(code) => {
+                    self.end(Ended::ByPeer(code));
+                    self.end_at = Some(now + LINGER);
+                }
+                noise::Event::Left => {
+                    self.end(Ended::Here);
+                    self.end_at = Some(now);
+                }
+                noise::Event::Dead => {
+                    self.end(Ended::Silent);
+                    self.end_at = Some(now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn end(&mut self, ended: Ended) {
+        self.state.send_modify(|state| {
+            state.ended.get_or_insert(ended);
+        });
+        self.end_at.get_or_insert_with(now);
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = now();
+        match command {
+            Command::Send(kind, data) => self.send(now, kind, &data),
+            Command::Take(answer) => {
+                let path = self.paths.direct().copied();
+                let taken = match path {
+                    Some(path) => self.sockets.take(path.via, path.remote),
+                    None => Err(io::Error::new(
+                        io::ErrorKind::NotConnected,
+                        "there is no direct path",
+                    )),
+                };
+                if taken.is_ok() {
+                    self.end(Ended::Taken);
+                }
+                let _ = answer.send(taken);
+            }
+            Command::Restart => self.restart(),
+            Command::Because(reason) => self.paths.lost(&reason),
+            Command::Outcome(outcome) => self.outcome = outcome,
+            Command::Lose(percent) => self.loss.percent = percent,
+            Command::Close(code) => self.secure.close(now, code),
+        }
+    }
+
+    /// Hands a datagram of the peer on; what nobody takes is dropped.
+    pub(super) fn deliver(&mut self, kind: Kind, data: Vec<u8>) {
+        match kind {
+            Kind::Data => drop(self.to_user.try_send(data)),
+            Kind::Stream => drop(self.to_streams.try_send(data)),
+            Kind::Control => {
+                if let Some(note) = Note::read(&data) {
+                    self.note(&note);
+                }
+            }
+        }
+    }
+
+    fn blob(&mut self, blob: &str) {
+        match self.envelope.open(blob) {
+            Ok(Some(note)) => self.note(&note),
+            Ok(None) => {}
+            // A path that was proven is not given up because of what a server forwards.
+            Err(_) if self.secure.is_ready() => {}
+            Err(_) => self.end(Ended::NotThePeer),
+        }
+    }
+
+    fn note(&mut self, note: &Note) {
+        let now = now();
+        for candidate in &note.description.candidates {
+            if candidate.kind == CandidateKind::Relayed {
+                self.reach(candidate.address);
+            }
+        }
+        if let Some(agent) = &mut self.agent {
+            agent.add_remote(&note.description, now);
+        }
+        if let (Some(peers), Some(offer)) = (&self.peers, &note.tcp) {
+            for address in &offer.addresses {
+                let _ = peers.try_send(*address);
+            }
+        }
+    }
+
+    /// Tells the pairing server what became of the session.
+    fn farewell(&self) {
+        if let Some(post) = &self.post {
+            let (session, outcome) = (self.session, self.outcome);
+            let _ = post
+                .outgoing
+                .try_send(ClientMessage::Result { session, outcome });
+            let _ = post.outgoing.try_send(ClientMessage::Leave { session });
+        }
+    }
+
+    /// Sends through the relay to this address from now on.
+    pub(super) fn reach(&mut self, peer: SocketAddr) {
+        if self.paths.peer_relayed(peer) {
+            self.relay.reach(peer);
+        }
+    }
+
+    /// Tells the peer, by every way there is.
+    pub(super) fn tell(&mut self, note: Note) {
+        let now = now();
+        if let Some(post) = &self.post {
+            for blob in self.envelope.seal(&note) {
+                let session = self.session;
+                let _ = post
+                    .outgoing
+                    .try_send(ClientMessage::Signal { session, blob });
+            }
+        }
+        if self.secure.is_ready() {
+            for json in note.write() {
+                let again = NOTE_AGAIN.iter().map(|wait| (now + *wait, json.clone()));
+                self.notes.extend(again);
+            }
+        }
+    }
+
+    fn send_notes(&mut self, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.notes)
+            .into_iter()
+            .partition(|note: &(Instant, _)| note.0 <= now);
+        self.notes = later;
+        let due: Vec<_> = due;
+        for (_, json) in due {
+            self.send(now, Kind::Control, &json);
+        }
+    }
+
+    fn relay_event(&mut self, event: RelayEvent) {
+        let now = now();
+        match event {
+            RelayEvent::Allocated { relayed, local, .. } => {
+                self.relay_local = Some(local.ip());
+                self.paths.own_relayed(Some(relayed));
+                self.state.send_modify(|state| state.no_relay = None);
+                progress(&self.progress, Progress::Allocated(relayed));
+                let description = Description {
+                    candidates: vec![Candidate::new(CandidateKind::Relayed, relayed)],
+                    ..Description::default()
+                };
+                self.tell(description.into());
+            }
+            RelayEvent::Reachable(peer) => {
+                if self.paths.reachable(peer) {
+                    self.secure.path_changed(now);
+                }
+            }
+            RelayEvent::Refused(peer, failure) => {
+                let why = format!("the relay does not let {peer} be reached: {failure}");
+                self.no_relay(why);
+            }
+            RelayEvent::Data(from, bytes) => self.handle_relayed(from, &bytes),
+            RelayEvent::Lost(error) => {
+                self.paths.own_relayed(None);
+                self.no_relay(error.to_string());
+            }
+        }
+    }
+
+    fn no_relay(&mut self, why: String) {
+        progress(&self.progress, Progress::NoRelay(why.clone()));
+        self.state.send_modify(|state| state.no_relay = Some(why));
+    }
+
+    /// Tells who watches when something has changed.
+    fn publish(&mut self) {
+        let info = self.paths.info();
+        let refused = self.secure.refused() > 0;
+        if self.paths.is_any() && self.secure.is_ready() {
+            let shown = Some((info.path, info.remote));
+            if self.shown != shown {
+                self.shown = shown;
+                progress(&self.progress, Progress::Path(info.clone()));
+            }
+        }
+        self.state.send_if_modified(|state| {
+            let changed = state.path != info || state.refused != refused;
+            state.gave_up &= info.path == PathKind::Relayed;
+            state.refused = refused;
+            state.path = info;
+            changed
+        });
+    }
+}
+
+pub(super) fn progress(to: &Option<mpsc::UnboundedSender<Progress>>, what: Progress) {
+    if let Some(to) = to {
+        let _ = to.send(what);
+    }
+}

@@ -1,0 +1,92 @@
+//! Two devices make a byte stream on this machine, directly and through the relay.
+
+mod connect_support;
+mod support;
+
+use connect_support::{By, World, content, in_time};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use turnserver::client::connect::{Connector, PunchedConn};
+use turnserver::pairing::{PathKind, Protocol};
+
+/// Both write at the same time, each ends its direction, and both read it all.
+async fn exchange(conn: PunchedConn, len: usize, expected: usize) {
+    let stream = conn.into_stream().await.expect("a stream");
+    let (mut read, mut write) = tokio::io::split(stream);
+    let sent = content(len);
+    let writer = tokio::spawn(async move {
+        write.write_all(&sent).await.expect("writable");
+        write.shutdown().await.expect("everything arrived");
+        write
+    });
+    let mut all = Vec::new();
+    in_time("all bytes", read.read_to_end(&mut all))
+        .await
+        .expect("readable");
+    assert!(
+        all == content(expected),
+        "{} of {expected} bytes",
+        all.len()
+    );
+    let write = writer.await.expect("no panic");
+    in_time("the end", read.unsplit(write).close())
+        .await
+        .expect("in order");
+}
+
+async fn connects(world: &World, with: impl Fn(Connector) -> Connector, path: PathKind) {
+    let (one, two) = world.pair(Protocol::Tcp, with).await;
+    for conn in [&one, &two] {
+        assert_eq!(conn.protocol(), Protocol::Tcp);
+        assert_eq!(conn.path().path, path, "{:?}", conn.path());
+        assert!(conn.send(b"no datagrams").await.is_err());
+    }
+    let one = tokio::spawn(exchange(one, 300_000, 200_000));
+    let two = tokio::spawn(exchange(two, 200_000, 300_000));
+    one.await.expect("no panic");
+    two.await.expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_direct_connection_under_noise() {
+    let world = World::new(By::Udp);
+    connects(&world, |device| device, PathKind::Direct).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_the_relay_where_only_that_is_wanted() {
+    for by in [By::Udp, By::Tls] {
+        let world = World::new(by);
+        connects(&world, |device| device.relay_only(true), PathKind::Relayed).await;
+    }
+}
+
+/// One side dials, the other does not even listen: after 3 s both take the relay.
+#[tokio::test(flavor = "multi_thread")]
+async fn through_the_relay_where_no_connection_can_be_made() {
+    let world = World::new(By::Udp);
+    let key = connect_support::fresh_key();
+    let one = world.device(&key).protocol(Protocol::Tcp).connect();
+    let two = connect_support::meet(world.device(&key).relay_only(true));
+    let (one, two) = tokio::join!(one, two);
+    let (one, two) = (one.expect("connected"), two.expect("connected"));
+    assert_eq!(one.path().path, PathKind::Relayed);
+    assert!(one.path().reason.contains("TCP") || one.path().reason.contains("dial"));
+    let one = tokio::spawn(exchange(one, 1000, 2000));
+    let two = tokio::spawn(exchange(two, 2000, 1000));
+    one.await.expect("no panic");
+    two.await.expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_raw_connection_can_be_taken_out() {
+    let world = World::new(By::Udp);
+    let (one, two) = world.pair(Protocol::Tcp, |device| device.raw(true)).await;
+    let mut one = one.into_tcp_stream().expect("a connection");
+    let mut two = two.into_tcp_stream().expect("a connection");
+    one.write_all(b"raw").await.expect("writable");
+    let mut buffer = [0; 3];
+    in_time("3 bytes", two.read_exact(&mut buffer))
+        .await
+        .expect("readable");
+    assert_eq!(&buffer, b"raw");
+}
