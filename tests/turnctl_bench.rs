@@ -3,10 +3,12 @@
 
 mod support;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
@@ -39,7 +41,7 @@ fn number(value: &Value) -> u64 {
 /// The fields add up, and nothing was lost, duplicated or corrupted.
 fn assert_clean(code: i32, json: &Value) {
     let result = &json["result"];
-    for key in ["lost", "duplicated", "corrupted", "too_late"] {
+    for key in ["lost", "duplicated", "corrupted", "too_late", "overdue"] {
         assert_eq!(number(&result[key]), 0, "{key}: {json:#}");
     }
     assert_sums(result);
@@ -58,7 +60,10 @@ fn assert_sums(result: &Value) {
         "{result:#}"
     );
     let latency = &result["latency_us"];
-    assert_eq!(number(&latency["count"]), number(&result["received"]));
+    assert_eq!(
+        number(&latency["count"]),
+        number(&result["received"]) + number(&result["overdue"])
+    );
     let order = ["p50", "p90", "p99", "p99.9", "max"];
     let values = order.map(|key| latency[key].as_f64().expect("a number"));
     assert!(values.is_sorted() && values[0] > 0.0, "{latency}");
@@ -394,6 +399,108 @@ fn loss_duplicates_and_damage_are_counted_one_by_one() {
 }
 
 /// coturn's server with the test's user.
+/// A box in the way of one TCP connection that stops reading when the first ChannelData comes, for
+/// some time or for good.
+struct Dam {
+    address: SocketAddr,
+    /// Dropped to end a wait for good.
+    opener: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Dam {
+    fn before(server: SocketAddr, hold: Duration) -> Self {
+        let front = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let front = front.expect("a socket");
+        // Little fits in before its sender has to wait.
+        front.set_recv_buffer_size(4096).expect("taken");
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        front.bind(&any.into()).expect("a free port");
+        front.listen(1).expect("listening");
+        let front = TcpListener::from(front);
+        let address = front.local_addr().expect("bound");
+        let (opener, opened) = channel();
+        let thread = spawn(move || {
+            let (mut client, _) = front.accept().expect("a client");
+            let mut back = TcpStream::connect(server).expect("a server");
+            let ends = (back.try_clone(), client.try_clone());
+            let (mut from, mut to) = (ends.0.expect("a clone"), ends.1.expect("a clone"));
+            // What comes back is never held; it ends when either end does.
+            let returning = spawn(move || drop(io::copy(&mut from, &mut to)));
+            let mut bytes = [0; 65_536];
+            let mut held = false;
+            while let Ok(len @ 1..) = client.read(&mut bytes) {
+                if !held && (0x40..0x50).contains(&bytes[0]) {
+                    held = true;
+                    let _ = opened.recv_timeout(hold);
+                }
+                if back.write_all(&bytes[..len]).is_err() {
+                    break;
+                }
+            }
+            let _ = back.shutdown(Shutdown::Both);
+            returning.join().expect("ended");
+        });
+        Self {
+            address,
+            opener: Some(opener),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Dam {
+    fn drop(&mut self) {
+        drop(self.opener.take());
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(std::thread::panicking() || ended.is_ok());
+        }
+    }
+}
+
+/// A stream loses nothing by itself: what it holds back for too long, or never takes, is lost all
+/// the same.
+#[test]
+fn what_a_stream_holds_back_is_lost() {
+    let server = Server::start();
+    let run = |hold: Duration, more: &[&str]| {
+        let dam = Dam::before(server.tcp(), hold);
+        let address = dam.address.to_string();
+        let mut arguments = vec![
+            address.as_str(),
+            "-t",
+            "tcp",
+            "-n",
+            "1",
+            "--direction",
+            "up",
+        ];
+        arguments.extend(["--warm-up", "0", "--duration", "1"]);
+        arguments.extend(credentials());
+        arguments.extend(more);
+        measured(&arguments)
+    };
+    let half = Duration::from_millis(500);
+    let (code, json) = run(half, &["-r", "100", "--max-delay", "20"]);
+    assert_clean(code, &json);
+
+    let (code, json) = run(half, &["-r", "100", "--max-delay", "0.2"]);
+    let result = &json["result"];
+    assert_eq!(code, 1, "{json:#}");
+    assert_sums(result);
+    assert!(number(&result["overdue"]) > 0, "{json:#}");
+    assert_eq!(number(&result["overdue"]), number(&result["lost"]));
+
+    // Far more than all buffers on the way take.
+    let for_good = Duration::from_secs(60);
+    let (code, json) = run(for_good, &["-r", "3000", "--size", "9000"]);
+    let result = &json["result"];
+    assert_eq!(code, 1, "{json:#}");
+    assert!(number(&result["not_taken"]) > 0, "{json:#}");
+    assert_eq!(number(&result["received"]), 0, "{json:#}");
+}
+
 struct Coturn {
     _process: Background,
     address: SocketAddr,
@@ -448,11 +555,13 @@ impl Coturn {
 fn coturn_is_measured_too() {
     let coturn = Coturn::start();
     let address = coturn.address.to_string();
+    // An address of its own for each run: coturn remembers the ports of clients for a while, and
+    // the system may hand out one of them again.
     for more in [
-        &["-t", "udp"][..],
-        &["-t", "tcp"],
-        &["-t", "udp", "--indications"],
-        &["-t", "udp", "--pairs"],
+        &["-t", "udp", "--bind", "127.0.1.1"][..],
+        &["-t", "tcp", "--bind", "127.0.1.2"],
+        &["-t", "udp", "--indications", "--bind", "127.0.1.3"],
+        &["-t", "udp", "--pairs", "--bind", "127.0.1.4"],
     ] {
         let mut arguments = vec![address.as_str()];
         arguments.extend(LOAD);
@@ -461,8 +570,9 @@ fn coturn_is_measured_too() {
         let (code, json) = measured(&arguments);
         assert_clean(code, &json);
     }
-    for mode in ["binding", "allocate"] {
+    for (mode, bind) in [("binding", "127.0.1.5"), ("allocate", "127.0.1.6")] {
         let mut arguments = vec![address.as_str(), "-m", mode, "--concurrency", "2"];
+        arguments.extend(["--bind", bind]);
         // coturn does not use a relay port again at once, and here it has 450 of them.
         arguments.extend(["--warm-up", "0", "--duration", "0.05"]);
         arguments.extend(credentials());
@@ -470,7 +580,7 @@ fn coturn_is_measured_too() {
         assert_eq!(code, 0, "{json:#}");
         assert!(number(&json["completed"]) > 5, "{json:#}");
     }
-    let wrong = bench(&[&address, "-u", USER.0, "-p", "wrong"]);
+    let wrong = bench(&[&address, "-u", USER.0, "-p", "wrong", "--bind", "127.0.1.7"]);
     assert_eq!(wrong.code, 1, "{}", wrong.text);
     assert!(wrong.text.contains("wrong user name or password"));
 }

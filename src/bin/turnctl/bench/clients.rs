@@ -25,6 +25,8 @@ pub(super) struct Clients {
     kind: Kind,
     /// What became of packets since the last flush.
     flushed: Flushed,
+    /// Packets that found their stream full.
+    not_taken: u64,
 }
 
 enum Kind {
@@ -39,6 +41,8 @@ enum Kind {
     },
     Sockets {
         sockets: Vec<UdpSocket>,
+        /// Ports that were used, by number.
+        used: Box<[bool; 1 << 16]>,
         scratch: Box<[u8]>,
         receiver: Receiver,
     },
@@ -73,6 +77,7 @@ impl Clients {
         Ok(Self {
             kind,
             flushed: Flushed::default(),
+            not_taken: 0,
         })
     }
 
@@ -107,9 +112,9 @@ impl Clients {
             } => {
                 let stream = &mut streams[client];
                 if stream.is_congested() {
-                    let full =
-                        io::Error::from_raw_os_error(rustix::io::Errno::AGAIN.raw_os_error());
-                    return add(&mut self.flushed, one(Err(full)));
+                    // Sent, as far as a live source is concerned, and lost.
+                    self.not_taken += 1;
+                    return add(&mut self.flushed, one(Ok(())));
                 }
                 let len = build(scratch);
                 if stream.queue(&scratch[..len]) {
@@ -191,15 +196,25 @@ impl Clients {
         Ok(())
     }
 
-    /// Gives a client with a socket of its own another port: some servers remember the old one
-    /// for a while after its allocation is gone. Others stay as they are.
+    /// Gives a client with a socket of its own a port that was not used before: some servers
+    /// remember one for a while after its allocation is gone. Others stay as they are.
     pub(super) fn renew(&mut self, plan: &Plan, client: usize, poll: &Poll) -> Result<(), String> {
-        if let Kind::Sockets { sockets, .. } = &mut self.kind {
+        if let Kind::Sockets { sockets, used, .. } = &mut self.kind {
             let bind = plan.options.bind;
-            let opened = socket(plan, bind.map(|net| net.addr()), client, poll);
-            sockets[client] = opened.map_err(|error| explain(&error, bind))?;
+            let renewed = fresh_port(used, || {
+                let opened = socket(plan, bind.map(|net| net.addr()), client, poll)?;
+                let port = opened.local_addr()?.port();
+                Ok((opened, port))
+            });
+            sockets[client] = renewed.map_err(|error| explain(&error, bind))?;
         }
         Ok(())
+    }
+
+    /// Packets that never left, so far, because the server does not read their stream: buffers on
+    /// both sides are full.
+    pub(super) const fn not_taken(&self) -> u64 {
+        self.not_taken
     }
 
     /// What this machine's receive buffers had no room for, so far.
@@ -241,15 +256,43 @@ fn sockets(
     size: usize,
     poll: &Poll,
 ) -> io::Result<Kind> {
-    let sockets: io::Result<_> = (0..count)
-        .map(|token| socket(plan, ip, token, poll))
-        .collect();
+    let mut used = Box::new([false; 1 << 16]);
+    let mut sockets = Vec::with_capacity(count);
+    for token in 0..count {
+        let socket = socket(plan, ip, token, poll)?;
+        used[usize::from(socket.local_addr()?.port())] = true;
+        sockets.push(socket);
+    }
     Ok(Kind::Sockets {
-        sockets: sockets?,
+        sockets,
+        used,
         scratch: vec![0; size].into(),
         // Many sockets have a packet or two each, few have many.
         receiver: Receiver::new((256 / count.max(1)).clamp(8, BATCH), size),
     })
+}
+
+/// Opens until the port is one that was not used; when there seems to be none left, all may be
+/// used again.
+fn fresh_port<T>(
+    used: &mut [bool; 1 << 16],
+    mut open: impl FnMut() -> io::Result<(T, u16)>,
+) -> io::Result<T> {
+    const TRIES: usize = 32;
+    // What was not wanted stays open for so long, or it would come again.
+    let mut unwanted = Vec::new();
+    loop {
+        let (opened, port) = open()?;
+        let place = &mut used[usize::from(port)];
+        if !*place {
+            *place = true;
+            return Ok(opened);
+        }
+        unwanted.push(opened);
+        if unwanted.len() == TRIES {
+            used.fill(false);
+        }
+    }
 }
 
 fn socket(plan: &Plan, ip: Option<IpAddr>, token: usize, poll: &Poll) -> io::Result<UdpSocket> {
@@ -283,6 +326,7 @@ fn streams(plan: &Plan, count: usize, size: usize, poll: &Poll) -> Result<Client
             dirty: Vec::new(),
         },
         flushed: Flushed::default(),
+        not_taken: 0,
     })
 }
 
@@ -355,6 +399,22 @@ fn distance(first: IpAddr, ip: IpAddr) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_come_again_only_when_all_were_used() {
+        let mut used = Box::new([false; 1 << 16]);
+        let mut next = 0;
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            let port = fresh_port(&mut used, || {
+                next += 1;
+                Ok((next % 3, next % 3))
+            });
+            seen.push(port.expect("a port"));
+        }
+        assert_eq!(seen[..3], [1, 2, 0]);
+        assert!(seen[3] < 3 && next > 30, "after many tries");
+    }
 
     #[test]
     fn addresses_are_counted_forth_and_back() {

@@ -68,6 +68,10 @@ pub(crate) struct Options {
     /// Loss that still counts as none, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 0.1, value_parser = percent)]
     pub(super) max_loss: f64,
+    /// Seconds after which a packet counts as lost though it comes: streams hold packets back for
+    /// long before they lose any
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(super) max_delay: Duration,
     /// Which way packets flow: up is from clients to peers
     #[arg(long, short, value_enum, default_value_t = Direction::Both)]
     pub(super) direction: Direction,

@@ -111,7 +111,7 @@ impl Report<'_> {
             }
         }
         if let Some(made) = self.load() {
-            lines.extend(remarks(&made.tally));
+            lines.extend(remarks(&made.tally, plan));
         }
         lines.join("\n")
     }
@@ -231,7 +231,7 @@ fn table(made: &Made, size: usize) -> Vec<String> {
 }
 
 /// What is odd.
-fn remarks(tally: &Tally) -> Vec<String> {
+fn remarks(tally: &Tally, plan: &Plan) -> Vec<String> {
     let mut lines = Vec::new();
     let mut say = |count: u64, what: &str| {
         if count > 0 {
@@ -242,6 +242,15 @@ fn remarks(tally: &Tally) -> Vec<String> {
         tally.own_drops,
         "were dropped here, for want of room in receive buffers (net.core.rmem_max); they count \
          as lost",
+    );
+    let max_delay = plan.options.max_delay.as_secs_f64();
+    say(
+        tally.overdue,
+        &format!("came more than {max_delay} s after they were sent; they count as lost"),
+    );
+    say(
+        tally.not_taken,
+        "could not leave, because the server did not read its streams; they count as lost",
     );
     say(tally.too_late, "came too late to tell them from duplicates");
     say(
@@ -281,6 +290,8 @@ fn made_json(made: &Made) -> Value {
         "duplicated": tally.duplicated,
         "corrupted": tally.corrupted,
         "too_late": tally.too_late,
+        "overdue": tally.overdue,
+        "not_taken": tally.not_taken,
         "refused_here": tally.refused,
         "skipped_here": tally.skipped,
         "dropped_here": tally.own_drops,

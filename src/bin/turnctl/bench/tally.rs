@@ -61,15 +61,19 @@ impl Window {
 /// The counts of one measurement, or of one thread's part in it.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
-    /// Packets that the kernel took, up and down.
+    /// Packets that the kernel or a full stream took, up and down.
     pub(super) sent: [u64; 2],
-    /// Packets that came, each counted once, up and down.
+    /// Packets that came in time, each counted once, up and down.
     pub(super) received: [u64; 2],
     pub(super) duplicated: u64,
     /// Not as sent, or at the wrong end.
     pub(super) corrupted: u64,
     /// Too late to say whether they are duplicates; not counted as received.
     pub(super) too_late: u64,
+    /// Came after --max-delay; not counted as received.
+    pub(super) overdue: u64,
+    /// Of the lost ones, those that found a full stream.
+    pub(super) not_taken: u64,
     /// Packets that this machine did not send: its buffers were full, or it had no way.
     pub(super) refused: u64,
     pub(super) refusal: Option<i32>,
@@ -90,6 +94,8 @@ impl Tally {
             duplicated: 0,
             corrupted: 0,
             too_late: 0,
+            overdue: 0,
+            not_taken: 0,
             refused: 0,
             refusal: None,
             skipped: 0,
@@ -106,6 +112,8 @@ impl Tally {
         self.duplicated += other.duplicated;
         self.corrupted += other.corrupted;
         self.too_late += other.too_late;
+        self.overdue += other.overdue;
+        self.not_taken += other.not_taken;
         self.refused += other.refused;
         self.refusal = self.refusal.or(other.refusal);
         self.skipped += other.skipped;
@@ -123,6 +131,11 @@ impl Tally {
 
     pub(super) fn lost(&self) -> u64 {
         self.all_sent().saturating_sub(self.all_received())
+    }
+
+    /// Packets that may still come.
+    pub(super) fn missing(&self) -> u64 {
+        self.lost().saturating_sub(self.overdue + self.not_taken)
     }
 
     /// Lost packets in percent of those sent.

@@ -154,7 +154,9 @@ impl<'s, 'p> Worker<'s, 'p> {
             self.phase(step, true, step.warm_up)?;
         }
         let drops = self.clients.drops() + self.peers.drops();
+        let not_taken = self.clients.not_taken();
         self.phase(step, false, step.duration)?;
+        self.tally.not_taken = self.clients.not_taken() - not_taken;
         self.drain(step)?;
         self.tally.own_drops = self.clients.drops() + self.peers.drops() - drops;
         Ok(std::mem::replace(&mut self.tally, Tally::new()))
@@ -198,13 +200,13 @@ impl<'s, 'p> Worker<'s, 'p> {
     fn drain(&mut self, step: Step) -> Result<(), String> {
         let start = now();
         let mut last = start;
-        let mut seen = self.tally.all_received();
-        while self.tally.lost() > 0 || self.clients.is_stuck() {
+        let mut seen = self.tally.missing();
+        while self.tally.missing() > 0 || self.clients.is_stuck() {
             self.flush(false);
             self.receive(step.tag, Duration::from_millis(10))?;
             let at = now();
-            if seen != self.tally.all_received() {
-                (seen, last) = (self.tally.all_received(), at);
+            if seen != self.tally.missing() {
+                (seen, last) = (self.tally.missing(), at);
             }
             if at - start > DRAIN || at - last > step.quiet {
                 break;
@@ -283,7 +285,7 @@ impl<'s, 'p> Worker<'s, 'p> {
     fn receive(&mut self, tag: u32, timeout: Duration) -> Result<(), String> {
         let waited = self.poll.wait(timeout, &mut self.ready);
         waited.map_err(|error| error.to_string())?;
-        let before = self.tally.all_received();
+        let mut arrived = 0;
         for index in 0..self.ready.len() {
             let token = self.ready[index];
             let mut arrivals = Arrivals {
@@ -291,6 +293,7 @@ impl<'s, 'p> Worker<'s, 'p> {
                 allocations: &self.allocations,
                 flows: &mut self.flows,
                 tally: &mut self.tally,
+                arrived: &mut arrived,
                 tag,
             };
             if token >= FIRST_TOKEN {
@@ -310,9 +313,8 @@ impl<'s, 'p> Worker<'s, 'p> {
                 self.allocations.answered(client, &bytes)?;
             }
         }
-        let more = self.tally.all_received() - before;
-        if more > 0 {
-            self.shared.received.fetch_add(more, Relaxed);
+        if arrived > 0 {
+            self.shared.received.fetch_add(arrived, Relaxed);
         }
         Ok(())
     }
@@ -329,6 +331,8 @@ struct Arrivals<'a, 'p> {
     allocations: &'a Allocations,
     flows: &'a mut [Flow],
     tally: &'a mut Tally,
+    /// New packets, for the progress line: those of the warm-up, too.
+    arrived: &'a mut u64,
     tag: u32,
 }
 
@@ -382,12 +386,19 @@ impl Arrivals<'_, '_> {
     }
 
     fn count(&mut self, flow: usize, way: usize, header: &Header) {
-        match self.flows[flow].window[way].arrive(header.sequence) {
+        let arrival = self.flows[flow].window[way].arrive(header.sequence);
+        *self.arrived += u64::from(arrival == Arrival::New);
+        match arrival {
             Arrival::New if header.warm_up => {}
             Arrival::New => {
-                self.tally.received[way] += 1;
                 let at = (now() - self.shared.start).as_nanos() as u64;
-                record(&mut self.tally.latency, at.saturating_sub(header.sent));
+                let delay = at.saturating_sub(header.sent);
+                record(&mut self.tally.latency, delay);
+                if u128::from(delay) <= self.shared.plan.options.max_delay.as_nanos() {
+                    self.tally.received[way] += 1;
+                } else {
+                    self.tally.overdue += 1;
+                }
             }
             Arrival::Duplicate => self.tally.duplicated += 1,
             Arrival::TooLate => self.tally.too_late += 1,
