@@ -21,6 +21,8 @@ pub(super) struct Hub {
     pub(super) fallback: Arc<dyn Fallback>,
     pub(super) counters: Counters,
     pub(super) doors: Doors,
+    /// The hello of stunturn is answered.
+    pub(super) stunturn: bool,
     /// Log lines about refused joins.
     pub(super) refused: Throttle,
     /// Somebody waits whose time may be up before that of all others.

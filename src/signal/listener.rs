@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::pairing::ErrorCode;
 
+use super::compat::stunturn;
 use super::http;
 use super::hub::Hub;
 use super::join::{Refusal, Visit};
@@ -106,6 +107,9 @@ async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, visit: Arc<Visit>)
             if stream.try_write(&text).is_ok() {
                 http::close(stream).await;
             }
+        }
+        (first, _) if visit.hub.stunturn && stunturn::begins(first) => {
+            tokio::spawn(stunturn::serve(stream, visit));
         }
         // Neither HTTP nor TLS.
         _ => {}

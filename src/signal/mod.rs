@@ -5,6 +5,7 @@
 //! [`Fallback`]. What is decided is decided in [`room`], without sockets or clocks.
 
 mod clock;
+pub mod compat;
 mod counters;
 mod doors;
 mod fallback;
@@ -19,7 +20,7 @@ mod ws;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -28,6 +29,7 @@ use tokio::sync::oneshot;
 
 use crate::proto::throttle::Throttle;
 
+use compat::fractal::Fractal;
 use counters::Counters;
 use doors::Doors;
 use hub::Hub;
@@ -48,6 +50,20 @@ pub struct Config {
     pub fallback: Arc<dyn Fallback>,
     /// Caps.
     pub limits: Limits,
+    /// Clients of other systems.
+    pub compat: Compat,
+}
+
+/// Which clients of other systems are served. None by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compat {
+    /// The JSON hello of stunturn, on the TCP addresses of the endpoint. Its clients learn their
+    /// UDP address by a text on the same port number, which is not answered here.
+    pub stunturn: bool,
+    /// The 12-byte protocol of Fractal over UDP and TCP: IPv4 addresses.
+    pub fractal: Vec<SocketAddrV4>,
+    /// Its first generation, over UDP.
+    pub fractal_first: Vec<SocketAddrV4>,
 }
 
 /// How much an endpoint takes on.
@@ -82,6 +98,7 @@ impl Config {
             tls: None,
             fallback: Arc::new(NoFallback),
             limits: Limits::default(),
+            compat: Compat::default(),
         }
     }
 }
@@ -98,6 +115,7 @@ impl fmt::Debug for Config {
             .field("addresses", &self.addresses)
             .field("tls", &self.tls.is_some())
             .field("limits", &self.limits)
+            .field("compat", &self.compat)
             .finish_non_exhaustive()
     }
 }
@@ -150,13 +168,20 @@ pub fn bind(config: impl Into<Config>) -> Result<Bound, ServeError> {
         let failed = |error| ServeError::Listen(address, error);
         listeners.push(listener::open(address).map_err(failed)?);
     }
-    Ok(Bound { config, listeners })
+    let fractal = Fractal::bind(&config.compat)
+        .map_err(|(address, error)| ServeError::Listen(address.into(), error))?;
+    Ok(Bound {
+        config,
+        listeners,
+        fractal,
+    })
 }
 
 /// An endpoint whose addresses are open and that does not serve yet.
 pub struct Bound {
     config: Config,
     listeners: Vec<std::net::TcpListener>,
+    fractal: Fractal,
 }
 
 impl Bound {
@@ -172,7 +197,12 @@ impl Bound {
     /// [`ServeError::System`].
     pub fn start(self) -> Result<Handle, ServeError> {
         let addresses = self.addresses();
-        let Self { config, listeners } = self;
+        let compat_addresses = self.fractal.addresses();
+        let Self {
+            config,
+            listeners,
+            fractal,
+        } = self;
         let system = ServeError::System;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| system(io::Error::other(error)))?;
@@ -185,6 +215,7 @@ impl Bound {
             let _entered = runtime.enter();
             let listeners = listeners.into_iter();
             let listeners = listeners.map(tokio::net::TcpListener::from_std);
+            fractal.serve(&hub).map_err(system)?;
             listeners.collect::<io::Result<Vec<_>>>().map_err(system)?
         };
         let (stop, stopped) = oneshot::channel();
@@ -209,6 +240,7 @@ impl Bound {
         };
         Ok(Handle {
             addresses,
+            compat_addresses,
             hub,
             running: Some((stop, thread)),
         })
@@ -231,6 +263,7 @@ fn hub(config: &Config, seed: [u8; 32]) -> Hub {
         fallback,
         counters: Counters::default(),
         doors: Doors::new(limits.connections, limits.connections_per_source, hashes),
+        stunturn: config.compat.stunturn,
         refused: Throttle::new(),
         sooner: tokio::sync::Notify::new(),
     }
@@ -239,6 +272,7 @@ fn hub(config: &Config, seed: [u8; 32]) -> Hub {
 /// A running endpoint. Dropped, it stops.
 pub struct Handle {
     addresses: Vec<SocketAddr>,
+    compat_addresses: Vec<SocketAddr>,
     hub: Arc<Hub>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
@@ -247,6 +281,12 @@ impl Handle {
     /// The addresses that are served, with ports as the kernel gave them.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The addresses of [`Compat::fractal`] and [`Compat::fractal_first`], with ports as the
+    /// kernel gave them.
+    pub fn compat_addresses(&self) -> &[SocketAddr] {
+        &self.compat_addresses
     }
 
     /// What is counted, and how much there is.
