@@ -383,6 +383,22 @@ fn the_pairing_endpoint() {
         "[signaling] has a `certificate` but no `key`",
         "key.pem",
     );
+    at("stunturn = 1", ":4:12", "true or false", "stunturn = false");
+    at(
+        "fractal = \"[::]:48800\"",
+        ":4:11",
+        "clients of Fractal cannot reach",
+        "0.0.0.0:48800",
+    );
+    at(
+        "fractal_first = \"0.0.0.0\"",
+        ":4:17",
+        "port is missing",
+        "48801",
+    );
+    let twice =
+        "fractal = \"0.0.0.0:9\"\n[[listener]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:9\"";
+    at(twice, ":7:11", "overlaps", "another port");
     at("max_wait = 0", ":4:12", "out of range", "30");
     at("credential_ttl = 59", ":4:18", "out of range", "14400");
     let twice =

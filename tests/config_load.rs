@@ -358,7 +358,7 @@ fn the_default_file_is_the_defaults() {
 #[test]
 fn the_commented_lines_of_the_default_file_are_the_defaults() {
     // Lines that show how a key is written, for lack of a default.
-    const EXAMPLES: [&str; 9] = [
+    const EXAMPLES: [&str; 10] = [
         "secrets",
         "users",
         "nonce_key",
@@ -368,6 +368,7 @@ fn the_commented_lines_of_the_default_file_are_the_defaults() {
         "threads",
         "certificate = \"pairing-cert.pem\"",
         "key = \"pairing-key.pem\"",
+        "fractal",
     ];
     let mut sections: Vec<(String, Vec<&str>)> = vec![(String::new(), Vec::new())];
     let mut keys = Vec::new();
@@ -408,6 +409,23 @@ fn the_commented_lines_of_the_default_file_are_the_defaults() {
     let text: String = lines.flat_map(|line| [line, "\n"]).collect();
     let secret = env(config::ENV_SECRETS, "a-long-random-secret");
     assert_eq!(load_over(&text, &secret), with(SIGNALING), "{text}");
+}
+
+#[test]
+fn clients_of_other_systems_are_a_line_each() {
+    let text = with(
+        "[signaling]\nstunturn = true\nfractal = \"0.0.0.0:48800\"\n\
+         fractal_first = [\"127.0.0.1:48801\"]",
+    );
+    let signaling = text.signaling.expect("it is there");
+    assert!(signaling.stunturn);
+    assert_eq!(signaling.fractal, ["0.0.0.0:48800".parse().unwrap()]);
+    assert_eq!(
+        signaling.fractal_first,
+        ["127.0.0.1:48801".parse().unwrap()]
+    );
+    let plain = with("[signaling]").signaling.expect("it is there");
+    assert!(!plain.stunturn && plain.fractal.is_empty() && plain.fractal_first.is_empty());
 }
 
 #[test]

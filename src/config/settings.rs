@@ -2,7 +2,7 @@
 //!
 //! Every default is stated here once, on the field and in the `Default` of its section.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -382,6 +382,12 @@ pub struct Signaling {
     pub connections_per_source: u32,
     /// Seconds that the TURN credentials of a pair are valid: 60 to 31536000, default 14400.
     pub credential_ttl: u64,
+    /// Clients of stunturn are served on the same port numbers, by TCP and UDP. Default false.
+    pub stunturn: bool,
+    /// Where clients of Fractal are served, by TCP and UDP. Default: nowhere.
+    pub fractal: Vec<SocketAddrV4>,
+    /// Where clients of its first generation are served, by UDP. Default: nowhere.
+    pub fractal_first: Vec<SocketAddrV4>,
 }
 
 impl Default for Signaling {
@@ -394,6 +400,9 @@ impl Default for Signaling {
             waiting: 100_000,
             connections_per_source: 2048,
             credential_ttl: 14_400,
+            stunturn: false,
+            fractal: Vec::new(),
+            fractal_first: Vec::new(),
         }
     }
 }

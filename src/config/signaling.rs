@@ -1,6 +1,6 @@
 //! `[signaling]`: where two devices find each other. A file without the section has it off.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use super::settings::Signaling;
 
 /// What HTTP servers that are not the machine's web server usually take.
 const PORT: u16 = 8080;
+/// The port of Fractal's clients.
+const FRACTAL_PORT: u16 = 48_800;
 
 /// The section, and where its addresses stood.
 pub(super) fn signaling(
@@ -27,7 +29,7 @@ pub(super) fn signaling(
     }
     let default = Signaling::default();
     let certificate = certificate(section, None, directory, check, problems);
-    let addresses: Vec<Found<SocketAddr>> = match section.texts("address") {
+    let mut addresses: Vec<Found<SocketAddr>> = match section.texts("address") {
         None => wildcards(PORT, machine)
             .into_iter()
             .map(|value| Found {
@@ -52,6 +54,15 @@ pub(super) fn signaling(
                 .collect()
         }
     };
+    let others = |key, path, port| -> Vec<Found<SocketAddr>> {
+        let texts = section.texts(key).unwrap_or_default();
+        let addresses = texts.iter();
+        addresses
+            .filter_map(|text| socket_address(text, path, port, problems))
+            .collect()
+    };
+    let fractal = others("fractal", "signaling.fractal", FRACTAL_PORT);
+    let fractal_first = others("fractal_first", "signaling.fractal_first", FRACTAL_PORT + 1);
     let number = |key, low, high, fallback| section.number32(key, low..=high).unwrap_or(fallback);
     let seconds = |key, high, fallback: Duration| {
         let found = section.number(key, 1..=high);
@@ -72,6 +83,30 @@ pub(super) fn signaling(
         credential_ttl: section
             .number("credential_ttl", 60..=31_536_000)
             .map_or(default.credential_ttl, |found| found.value),
+        stunturn: section.flag("stunturn").unwrap_or(default.stunturn),
+        fractal: ipv4_only(&fractal, problems),
+        fractal_first: ipv4_only(&fractal_first, problems),
     };
+    // It is listened on by TCP, too.
+    addresses.extend(fractal);
     Some((settings, addresses))
+}
+
+/// Those protocols have no room for other addresses.
+fn ipv4_only(found: &[Found<SocketAddr>], problems: &Problems) -> Vec<SocketAddrV4> {
+    let each = found.iter().filter_map(|found| match found.value {
+        SocketAddr::V4(address) => Some(address),
+        SocketAddr::V6(address) => {
+            problems.push(
+                Problem::new(
+                    found.at.clone(),
+                    format!("clients of Fractal cannot reach {address}"),
+                    "their protocol knows IPv4 only",
+                )
+                .help("write for example \"0.0.0.0:48800\""),
+            );
+            None
+        }
+    });
+    each.collect()
 }

@@ -158,6 +158,7 @@ fn discovery_listeners(settings: &Settings) -> Vec<ListenerConfig> {
             .any(|other| other.port() == address.port() && other.is_ipv4() == address.is_ipv4())
     };
     let addresses = settings.signaling.iter().flat_map(|s| &s.addresses);
+    let echo = settings.signaling.as_ref().is_some_and(|s| s.stunturn);
     addresses
         // Port 0 would be another one over UDP than over TCP.
         .filter(|address| address.port() != 0 && !taken(address))
@@ -165,7 +166,7 @@ fn discovery_listeners(settings: &Settings) -> Vec<ListenerConfig> {
             protocol: net::Protocol::Udp,
             address,
             tls: None,
-            service: net::Service::Discovery { echo: false },
+            service: net::Service::Discovery { echo },
         })
         .collect()
 }
@@ -176,10 +177,15 @@ fn discovery_listeners(settings: &Settings) -> Vec<ListenerConfig> {
 fn endpoints(settings: &Settings) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = Vec::new();
     let listeners = settings.listeners.iter().flat_map(|l| &l.addresses);
+    let signaling = settings.signaling.iter();
+    let compat = signaling
+        .clone()
+        .flat_map(|s| s.fractal.iter().chain(&s.fractal_first));
     let named = listeners
         .chain(&settings.ops.address)
-        .chain(settings.signaling.iter().flat_map(|s| &s.addresses))
-        .map(|address| address.ip());
+        .chain(signaling.flat_map(|s| &s.addresses))
+        .map(|address| address.ip())
+        .chain(compat.map(|address| IpAddr::V4(*address.ip())));
     for ip in named {
         if ip.is_unspecified() {
             let interfaces = if_addrs::get_if_addrs().unwrap_or_default();

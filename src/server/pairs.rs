@@ -10,7 +10,7 @@ use crate::net::{BoundAddress, Service};
 use crate::pairing::{IceServer, Role, SessionId};
 use crate::proto::pairs::{PairId, PairScopes};
 use crate::signal::room::RoomLimits;
-use crate::signal::{Asking, Config, Fallback, Grant, Limits};
+use crate::signal::{Asking, Compat, Config, Fallback, Grant, Limits};
 
 use super::certificates::Store;
 use super::unix_now;
@@ -37,6 +37,11 @@ pub(super) fn config(signaling: &Signaling, certificates: &Store, relay: Relay) 
             // Who waits, and both sides of as many sessions as may be in their first seconds.
             connections: waiting.saturating_mul(2),
             connections_per_source: per_source,
+        },
+        compat: Compat {
+            stunturn: signaling.stunturn,
+            fractal: signaling.fractal.clone(),
+            fractal_first: signaling.fractal_first.clone(),
         },
     }
 }
