@@ -1,6 +1,7 @@
 //! The punching agent against NATs of every kind, in virtual time.
 
 mod dice;
+mod hostile;
 mod matrix;
 mod nat;
 mod paths;

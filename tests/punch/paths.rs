@@ -151,3 +151,78 @@ fn losses_do_not_end_a_path() {
     }
     assert!(lost <= 2, "{lost} of 40 minutes");
 }
+
+/// Devices behind one NAT that cannot reach each other but over its outer side.
+#[test]
+fn a_nat_that_sends_back_in_is_enough() {
+    for seed in 0..20 {
+        let mut world = World::hairpin(Kind::N3, NET, seed);
+        assert!(
+            world.run(Duration::from_secs(3), World::both_selected),
+            "{seed}"
+        );
+        assert!(world.agree());
+    }
+}
+
+/// P09: one side changes its network.
+#[test]
+fn a_change_of_network_costs_less_than_two_seconds() {
+    for seed in 0..100 {
+        let mut world = connected([Kind::N3, Kind::N3], NET, seed);
+        talk(&mut world, Duration::from_secs(2), |_| false);
+        let roaming = seed as usize % 2;
+        world.roam(roaming);
+        let since = world.now;
+        let there = |w: &World| {
+            let moved = w.sides[roaming]
+                .path
+                .is_some_and(|path| path.local.is_some());
+            let other = w.sides[1 - roaming].path;
+            moved && other.is_some_and(|path| path.remote.to_string().starts_with("203.0.113.77"))
+        };
+        assert!(talk(&mut world, Duration::from_secs(2), there), "{seed}");
+        assert!(world.now - since <= Duration::from_secs(2));
+        assert!(world.agree(), "{seed}");
+    }
+}
+
+/// Better candidates that come later are used, and the move loses nothing on the way: both sides
+/// hear what comes on the old path all the time.
+#[test]
+fn a_better_path_takes_over() {
+    for seed in 0..20 {
+        let mut world = connected([Kind::N3, Kind::N3b], NET, seed);
+        talk(&mut world, Duration::from_secs(5), |_| false);
+        let before = world.sides.each_ref().map(|side| side.received.len());
+        world.find_ipv6();
+        let moved = |w: &World| {
+            let mut paths = w.sides.iter().map(|side| side.path);
+            paths.all(|path| path.is_some_and(|path| path.remote.is_ipv6()))
+        };
+        assert!(talk(&mut world, Duration::from_secs(3), moved), "{seed}");
+        world.run(ms(200), |_| false);
+        for (side, before) in world.sides.iter().zip(before) {
+            assert!(side.lost_at.is_none(), "{seed}");
+            assert!(side.received.len() > before);
+            let times: Vec<_> = side.received.iter().map(|(at, _, _)| *at).collect();
+            let gap = times.windows(2).map(|two| two[1] - two[0]).max();
+            assert!(gap <= Some(ms(56)), "{seed}: {gap:?}");
+        }
+        assert!(world.agree());
+    }
+}
+
+/// One seed, one run: what is sent is the same to the byte.
+#[test]
+fn everything_follows_from_the_seed() {
+    let run = || {
+        let mut world = World::new([Kind::N4(1, 0.1), Kind::N3], NET, 7);
+        world.tap = Some(Vec::new());
+        world.run(Duration::from_secs(30), |_| false);
+        world.tap.expect("a tap")
+    };
+    let first = run();
+    assert!(first.len() > 20);
+    assert_eq!(first, run());
+}

@@ -62,6 +62,14 @@ pub(crate) struct Net {
     pub(crate) signals: bool,
 }
 
+/// Whether both are behind one NAT.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Together {
+    No,
+    Near,
+    Hairpin,
+}
+
 pub(crate) struct Side {
     pub(crate) agent: Agent,
     /// Inner to outer, as indices into the world's NATs.
@@ -137,7 +145,7 @@ pub(crate) struct World {
     pub(crate) known_at: Instant,
     /// Nothing goes between the two any more, except over the relay.
     pub(crate) cut: bool,
-    same_lan: bool,
+    together: Together,
     queue: BinaryHeap<Reverse<Queued>>,
     count: u64,
     losing: bool,
@@ -163,21 +171,26 @@ impl World {
     /// Two sides that have just been paired. They tell each other their addresses at moments that
     /// differ by up to 100 ms.
     pub(crate) fn new(kinds: [Kind; 2], net: Net, seed: u64) -> Self {
-        Self::build(kinds, net, seed, false)
+        Self::build(kinds, net, seed, Together::No)
     }
 
     /// Two devices behind one NAT that does not send packets back in.
     pub(crate) fn same_lan(kind: Kind, net: Net, seed: u64) -> Self {
-        Self::build([kind, kind], net, seed, true)
+        Self::build([kind, kind], net, seed, Together::Near)
     }
 
-    fn build(kinds: [Kind; 2], net: Net, seed: u64, same_lan: bool) -> Self {
+    /// Two devices in networks of their own behind one NAT that does send packets back in.
+    pub(crate) fn hairpin(kind: Kind, net: Net, seed: u64) -> Self {
+        Self::build([kind, kind], net, seed, Together::Hairpin)
+    }
+
+    fn build(kinds: [Kind; 2], net: Net, seed: u64, together: Together) -> Self {
         let mut dice = Dice::new(seed);
         let start = any_instant();
         let mut nats = Vec::new();
         let ipv6 = kinds.contains(&Kind::N8);
         let mut sides = [0, 1].map(|at| {
-            let shared = same_lan && at == 1;
+            let shared = together != Together::No && at == 1;
             Side::new(at, kinds[at], ipv6, shared, &mut nats, &mut dice)
         });
         for side in &mut sides {
@@ -191,7 +204,7 @@ impl World {
             nats,
             known_at: start,
             cut: false,
-            same_lan,
+            together,
             queue: BinaryHeap::new(),
             count: 0,
             losing: false,
@@ -441,7 +454,7 @@ impl World {
             tap.push((from, to, bytes.clone()));
         }
         let mut ttl = ttl.unwrap_or(64);
-        if self.same_lan
+        if self.together == Together::Near
             && to.is_ipv4()
             && self.sides[1 - at].sockets.iter().any(|(_, own)| *own == to)
         {
@@ -466,8 +479,23 @@ impl World {
                 return;
             }
             from = self.nats[nat].outbound(self.now, from, to, &mut self.dice);
-            // Nothing turns around at this NAT.
             if self.nats[nat].external == to.ip() {
+                if self.together == Together::Hairpin
+                    && let Some(inside) = self.nats[nat].inbound(self.now, from, to)
+                {
+                    let side = 1 - at;
+                    let soon = self.now + Duration::from_millis(1);
+                    let to = inside;
+                    self.push(
+                        soon,
+                        Item::Near {
+                            side,
+                            from,
+                            to,
+                            bytes,
+                        },
+                    );
+                }
                 return;
             }
         }
@@ -507,6 +535,58 @@ impl World {
                 self.push(arrives, Item::Relayed { side: 1 - at });
             }
         }
+    }
+
+    /// A side comes out of another network: its old socket is gone, it has asked the servers from a
+    /// new one, and told the other side.
+    pub(crate) fn roam(&mut self, at: usize) {
+        let now = self.now;
+        let external = ip("203.0.113.77");
+        let lets = Lets::KnownEnds;
+        self.nats
+            .push(Nat::new(external, Ports::Keep, lets, false, &mut self.dice));
+        let own = SocketAddr::new(ip("10.7.0.2"), 40_000 + self.dice.below(20_000) as u16);
+        let side = &mut self.sides[at];
+        let old = std::mem::replace(&mut side.sockets, vec![(2, own)]);
+        side.nats = vec![self.nats.len() - 1];
+        side.candidates = vec![Candidate::new(CandidateKind::Host, own)];
+        side.gather(now, &mut self.nats, &mut self.dice);
+        for (number, _) in old {
+            side.agent.remove_socket(Via::Socket(number), now);
+        }
+        for candidate in side.candidates.clone() {
+            side.agent.add_local(candidate, Via::Socket(2), now);
+        }
+        side.agent.restart(now);
+        self.drain(at);
+        self.tell(at);
+    }
+
+    /// Both sides find out that they have IPv6, without a firewall.
+    pub(crate) fn find_ipv6(&mut self) {
+        for at in [0, 1] {
+            let own = Ipv6Addr::new(0x2001, 0xdb8, at as u16, 0, 0, 0, 0, 2);
+            let own = SocketAddr::new(own.into(), 5000);
+            let side = &mut self.sides[at];
+            side.sockets.push((1, own));
+            side.candidates = vec![Candidate::new(CandidateKind::Host, own)];
+            let candidate = side.candidates[0];
+            side.agent.add_local(candidate, Via::Socket(1), self.now);
+            self.tell(at);
+        }
+    }
+
+    /// Tells the other side the candidates.
+    fn tell(&mut self, at: usize) {
+        let side = &self.sides[at];
+        let description = Description {
+            candidates: side.candidates.clone(),
+            nat: side.hint,
+            ..Description::default()
+        };
+        let json = serde_json::to_string(&description).expect("writable");
+        let delay = self.signal_delay();
+        self.push(self.now + delay, Item::Told { side: 1 - at, json });
     }
 
     pub(crate) fn both_selected(&self) -> bool {

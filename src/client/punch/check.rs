@@ -152,7 +152,8 @@ impl Checks {
         let Ok(message) = Message::parse(bytes) else {
             return Heard::NotMine;
         };
-        if message.method() != Method::BINDING || message.integrity() != Some(Integrity::Sha256) {
+        let complete = message.integrity() == Some(Integrity::Sha256) && message.has_fingerprint();
+        if message.method() != Method::BINDING || !complete {
             return Heard::NotMine;
         }
         match message.class() {

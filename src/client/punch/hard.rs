@@ -12,7 +12,7 @@ use super::{Agent, CandidateKind, Event, Mapping, NatHint, Via};
 use crate::pairing::Role;
 
 /// Plain checks have so much time before sockets are opened for random ports.
-const PLAIN_FIRST: Duration = Duration::from_millis(300);
+const PLAIN_FIRST: Duration = Duration::from_millis(400);
 
 /// The hard side's sockets, besides the main one.
 const MORE_SOCKETS: u16 = 255;

@@ -29,9 +29,30 @@
 //!
 //! # What the two tell each other
 //!
-//! [`Description`]s, as JSON in blobs that the signalling server forwards. The driver sends its
-//! candidates and its [`NatHint`] in such; the agent adds some of its own by [`Event::Signal`]:
-//! `opened` and `round`. They make it faster and surer; it works without them.
+//! [`Description`]s, each a JSON object in a sealed blob that the signalling server forwards. Any
+//! number may be sent, in any order, each with what is new; unknown fields are skipped, every
+//! field may be missing:
+//!
+//! | field | value |
+//! |---|---|
+//! | `candidates` | up to 32 objects of `kind` (`"host"`, `"server_reflexive"`, `"peer_reflexive"`, `"mapped"`, `"predicted"`, `"relayed"`) and `address` (`"192.0.2.1:4000"`, `"[2001:db8::1]:4000"`) |
+//! | `nat` | an object: `mapping` is `"independent"`, `"random"` or `{"sequential": {"delta": 1, "next": 4002}}` with the step (-64 to 64, not 0) and the port that the next destination will see; `filtering`, where known, is `"independent"`, `"address"` or `"address_and_port"` |
+//! | `end` | `true`: no more candidates will come |
+//! | `round` | the number of the sender's attempt, from 1; one higher than the receiver's own asks it to begin an attempt with that number |
+//! | `opened` | up to 32 addresses of the receiver to which the sender has sent in this attempt |
+//! | `sockets` | from how many sockets it has sent to them, when from more than one: the time to probe random ports |
+//!
+//! The driver sends the first three; the agent asks for the others to be sent by
+//! [`Event::Signal`]. They make it faster and surer; it works without them.
+//!
+//! # The order of things
+//!
+//! An attempt lasts 10 s. Each pair is checked every 50 ms at first, later every 200 ms; all of
+//! them together at most every 5 ms. A failed attempt is told, and followed by others after 5, 10,
+//! 20 and then every 40 s; paths that worked once are checked every 4 s meanwhile. A selected path
+//! is refreshed every 15 s. After 400 ms of silence while data is expected (2 s after
+//! [`Agent::note_sent`] or [`Agent::note_received`]) it is asked every 100 ms, and dead after
+//! 850 ms, or 400 ms and two round trips. Better pairs are looked for once a minute.
 //!
 //! # Openers
 //!
@@ -183,8 +204,9 @@ impl Agent {
         }
     }
 
-    /// An own address, and the socket that it belongs to. Relayed ones are taken no notice of.
-    /// At most 32 addresses and 8 sockets; more are left out.
+    /// An own address, and the socket that it belongs to: also those that servers saw, for the
+    /// peer names them when it has opened the way. Relayed ones are taken no notice of. At most 32
+    /// addresses and 8 sockets; more are left out.
     pub fn add_local(&mut self, candidate: Candidate, via: Via, now: Instant) {
         if via == Via::Relay || candidate.kind == CandidateKind::Relayed {
             return;
@@ -210,6 +232,7 @@ impl Agent {
     pub fn remove_socket(&mut self, via: Via, now: Instant) {
         self.bases.retain(|base| base.via != via);
         self.pairs.retain(|pair| pair.ends.0 != via);
+        self.transmits.retain(|transmit| transmit.via != via);
         if self.nomination.as_ref().is_some_and(|n| n.ends.0 == via) {
             self.nomination = None;
         }
