@@ -69,6 +69,7 @@ fn genuine(kinds: [Kind; 2], seed: u64) -> (World, Vec<(SocketAddr, SocketAddr, 
         loss: 0.0,
         burst: 1.0,
         signals: true,
+        refines: true,
     };
     let mut world = World::new(kinds, net, seed);
     world.tap = Some(Vec::new());

@@ -33,6 +33,7 @@ fn net(dice: &mut Dice, loss: f64) -> Net {
         loss,
         burst: if loss > 0.0 { 2.0 } else { 1.0 },
         signals: true,
+        refines: true,
     }
 }
 
@@ -48,7 +49,8 @@ fn cell(kinds: [Kind; 2], loss: f64, change: impl Fn(&mut Net)) -> Cell {
             w.both_selected() || given_up(w)
         });
         if world.both_selected() {
-            cell.times.push(world.now.duration_since(world.known_at));
+            cell.times
+                .push(world.now.saturating_duration_since(world.known_at));
             cell.rtts.push(net.latency * 2);
             let probes = world.sides.iter().map(|side| side.agent.stats().probes);
             cell.probes.push(probes.sum());
@@ -132,14 +134,21 @@ fn counted_ports_are_predicted() {
     for delta in [1, 2] {
         for (cross, least) in [(0.0, 95), (0.1, 80)] {
             let counting = Kind::N4(delta, cross);
-            for other in [Kind::N0, Kind::N1, Kind::N2, Kind::N3, Kind::N3b, counting] {
+            for other in [Kind::N0, Kind::N2, Kind::N3, Kind::N3b, counting] {
                 for kinds in [[counting, other], [other, counting]] {
                     let cell = cell(kinds, 0.0, |_| {});
                     assert!(cell.direct >= least, "{kinds:?}: {}", cell.direct);
+                    if other == counting {
+                        break;
+                    }
                 }
             }
         }
     }
+    // The step is known from two ports only, and so is wrong sometimes.
+    let counting = Kind::N4(1, 0.1);
+    let cell = cell([counting, counting], 0.0, |net| net.refines = false);
+    assert!(cell.direct >= 80, "{}", cell.direct);
 }
 
 /// P04: where no direct path can be, it is soon known, and why.
@@ -184,12 +193,13 @@ fn losses_do_not_keep_easy_nats_apart() {
 /// Without anything but candidates from the other side it takes longer, but works.
 #[test]
 fn what_agents_tell_each_other_may_be_left_out() {
-    for kinds in [
-        [Kind::N3, Kind::N3],
-        [Kind::N3b, Kind::N3b],
-        [Kind::N3, Kind::N5],
+    for (kinds, least) in [
+        ([Kind::N3, Kind::N3], 100),
+        ([Kind::N3b, Kind::N3b], 100),
+        // One burst instead of two.
+        ([Kind::N3, Kind::N5], 95),
     ] {
         let cell = cell(kinds, 0.0, |net| net.signals = false);
-        assert!(cell.direct >= 98, "{kinds:?} {:?}", cell.reasons);
+        assert!(cell.direct >= least, "{kinds:?} {:?}", cell.reasons);
     }
 }

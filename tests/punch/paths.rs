@@ -9,6 +9,7 @@ const NET: Net = Net {
     loss: 0.0,
     burst: 1.0,
     signals: true,
+    refines: true,
 };
 
 fn ms(milliseconds: u64) -> Duration {

@@ -60,6 +60,8 @@ pub(crate) struct Net {
     pub(crate) burst: f64,
     /// Whether what agents want to tell each other is forwarded.
     pub(crate) signals: bool,
+    /// Whether a side whose ports differ asks the servers from another socket too.
+    pub(crate) refines: bool,
 }
 
 /// Whether both are behind one NAT.
@@ -102,6 +104,12 @@ enum Item {
         from: SocketAddr,
         to: SocketAddr,
         bytes: Vec<u8>,
+    },
+    Ask {
+        side: usize,
+    },
+    Seen {
+        side: usize,
     },
     Told {
         side: usize,
@@ -189,13 +197,10 @@ impl World {
         let start = any_instant();
         let mut nats = Vec::new();
         let ipv6 = kinds.contains(&Kind::N8);
-        let mut sides = [0, 1].map(|at| {
+        let sides = [0, 1].map(|at| {
             let shared = together != Together::No && at == 1;
             Side::new(at, kinds[at], ipv6, shared, &mut nats, &mut dice)
         });
-        for side in &mut sides {
-            side.gather(start, &mut nats, &mut dice);
-        }
         let mut world = Self {
             start,
             now: start,
@@ -215,27 +220,45 @@ impl World {
         world
     }
 
+    /// Each side tells its own addresses at once, and those that servers saw a round trip later.
     fn introduce(&mut self) {
         for at in [0, 1] {
             let side = &mut self.sides[at];
-            let description = Description {
-                candidates: side.candidates.clone(),
-                nat: side.hint,
-                end: true,
-                ..Description::default()
-            };
-            if let Some(hint) = side.hint {
-                side.agent.set_local_nat(hint, self.start);
-            }
             for candidate in side.candidates.clone() {
                 let via = Via::Socket(u16::from(candidate.address.is_ipv6()));
                 side.agent.add_local(candidate, via, self.start);
             }
             let skew = Duration::from_millis(self.dice.below(100));
-            let at_other = self.start + skew + self.signal_delay();
-            self.known_at = self.known_at.max(at_other);
-            let json = serde_json::to_string(&description).expect("writable");
-            self.push(at_other, Item::Told { side: 1 - at, json });
+            let told = self.tell(at, skew);
+            self.known_at = self.known_at.max(told);
+            let asked = self.start + skew + self.net.latency;
+            self.push(asked, Item::Ask { side: at });
+        }
+    }
+
+    /// The requests of a side come to its NAT, and the answers half a round trip later. (The
+    /// candidates of a side that asks nobody are complete.)
+    fn ask(&mut self, at: usize) {
+        let side = &mut self.sides[at];
+        side.candidates.clear();
+        side.gather(self.now, &mut self.nats, &mut self.dice, self.net.refines);
+        self.push(self.now + self.net.latency, Item::Seen { side: at });
+    }
+
+    fn seen(&mut self, at: usize) {
+        let now = self.now;
+        let side = &mut self.sides[at];
+        if let Some(hint) = side.hint {
+            side.agent.set_local_nat(hint, now);
+        }
+        for candidate in side.candidates.clone() {
+            side.agent.add_local(candidate, Via::Socket(0), now);
+        }
+        let own = |c: &Candidate| side.sockets.iter().any(|(_, own)| *own == c.address);
+        let news = !side.candidates.iter().all(own);
+        let told = self.tell(at, Duration::ZERO);
+        if news {
+            self.known_at = self.known_at.max(told);
         }
     }
 
@@ -300,6 +323,8 @@ impl World {
                 to,
                 bytes,
             } => self.deliver(side, to, from, &bytes),
+            Item::Ask { side } => self.ask(side),
+            Item::Seen { side } => self.seen(side),
             Item::Told { side, json } => {
                 let description = serde_json::from_str(&json).expect("readable");
                 self.sides[side].agent.add_remote(&description, self.now);
@@ -550,7 +575,7 @@ impl World {
         let old = std::mem::replace(&mut side.sockets, vec![(2, own)]);
         side.nats = vec![self.nats.len() - 1];
         side.candidates = vec![Candidate::new(CandidateKind::Host, own)];
-        side.gather(now, &mut self.nats, &mut self.dice);
+        side.gather(now, &mut self.nats, &mut self.dice, self.net.refines);
         for (number, _) in old {
             side.agent.remove_socket(Via::Socket(number), now);
         }
@@ -559,7 +584,7 @@ impl World {
         }
         side.agent.restart(now);
         self.drain(at);
-        self.tell(at);
+        self.tell(at, Duration::ZERO);
     }
 
     /// Both sides find out that they have IPv6, without a firewall.
@@ -572,12 +597,12 @@ impl World {
             side.candidates = vec![Candidate::new(CandidateKind::Host, own)];
             let candidate = side.candidates[0];
             side.agent.add_local(candidate, Via::Socket(1), self.now);
-            self.tell(at);
+            self.tell(at, Duration::ZERO);
         }
     }
 
-    /// Tells the other side the candidates.
-    fn tell(&mut self, at: usize) {
+    /// Tells the other side the candidates; gives when it knows them.
+    fn tell(&mut self, at: usize, skew: Duration) -> Instant {
         let side = &self.sides[at];
         let description = Description {
             candidates: side.candidates.clone(),
@@ -585,8 +610,9 @@ impl World {
             ..Description::default()
         };
         let json = serde_json::to_string(&description).expect("writable");
-        let delay = self.signal_delay();
-        self.push(self.now + delay, Item::Told { side: 1 - at, json });
+        let told = self.now + skew + self.signal_delay();
+        self.push(told, Item::Told { side: 1 - at, json });
+        told
     }
 
     pub(crate) fn both_selected(&self) -> bool {
@@ -730,7 +756,7 @@ impl Side {
 
     /// Asks both server ports from the main socket and, where they saw different ports, from
     /// another one.
-    fn gather(&mut self, now: Instant, nats: &mut [Nat], dice: &mut Dice) {
+    fn gather(&mut self, now: Instant, nats: &mut [Nat], dice: &mut Dice, refines: bool) {
         let main = self.sockets.iter().find(|(_, own)| own.is_ipv4());
         let Some(&(_, main)) = main else { return };
         if self.blocked {
@@ -751,7 +777,7 @@ impl Side {
                 self.candidates.push(candidate);
             }
         }
-        if seen[0] != seen[1] {
+        if refines && seen[0] != seen[1] {
             let other = SocketAddr::new(main.ip(), main.port() + 1);
             seen.extend(SERVERS.iter().map(|server| ask(other, server)));
         }

@@ -8,7 +8,7 @@ use rand_core::Rng;
 
 use super::pairs::Ends;
 use super::rounds::Phase;
-use super::{Agent, CandidateKind, Event, Mapping, NatHint, Via};
+use super::{Agent, CandidateKind, Event, Mapping, Via};
 use crate::pairing::Role;
 
 /// Plain checks have so much time before sockets are opened for random ports.
@@ -36,10 +36,10 @@ const PROBE_ANYWAY: Duration = Duration::from_millis(1200);
 const FIRST_PORT: u16 = 1024;
 
 /// Predicted ports: for a peer with a fixed port these cost nothing, see [`window`].
-const WINDOW: u16 = 48;
+const WINDOW: i16 = 48;
 
 /// Predicted ports between two NATs that count, see [`in_order`].
-const IN_ORDER: u16 = 32;
+const IN_ORDER: i16 = 32;
 
 /// Between two predicted ports, and between two passes over them.
 const SWEEP_PACE: Duration = Duration::from_millis(3);
@@ -72,9 +72,9 @@ pub(super) struct Counting {
 }
 
 impl Counting {
-    /// The port after so many others.
-    fn after(self, others: u16) -> SocketAddr {
-        let ahead = self.delta.wrapping_mul(others as i16);
+    /// The port after so many others; negative: before.
+    fn after(self, others: i16) -> SocketAddr {
+        let ahead = self.delta.wrapping_mul(others);
         SocketAddr::new(self.ip, self.next.wrapping_add_signed(ahead))
     }
 }
@@ -83,11 +83,15 @@ impl Counting {
 /// the next ports by the known step first, then all around them, should the step be wrong.
 fn window(peer: Counting) -> Vec<SocketAddr> {
     let around = (0..WINDOW + 8).map(|at| {
-        let ahead = (at as i16 - 8).wrapping_mul(peer.delta.signum());
+        let ahead = (at - 8).wrapping_mul(peer.delta.signum());
         SocketAddr::new(peer.ip, peer.next.wrapping_add_signed(ahead))
     });
     let mut targets = Vec::new();
-    for target in (0..16).map(|others| peer.after(others)).chain(around) {
+    for target in (0..16)
+        .chain(-8..0)
+        .map(|others| peer.after(others))
+        .chain(around)
+    {
         if target.port() != 0 && !targets.contains(&target) {
             targets.push(target);
         }
@@ -103,7 +107,7 @@ fn window(peer: Counting) -> Vec<SocketAddr> {
 /// the initiator's packet number m + t. So the initiator goes straight on, and the receiver leaves
 /// out a port after every third: `s + t` from 0 to 7 meet somewhere.
 fn in_order(peer: Counting, role: Role) -> Vec<SocketAddr> {
-    let place = |at: u16| match role {
+    let place = |at: i16| match role {
         Role::Initiator => at,
         Role::Receiver => at + at / 3,
     };
@@ -141,6 +145,8 @@ struct Burst {
 /// What is under way for hard NATs.
 #[derive(Debug, Default)]
 pub(super) struct Hard {
+    /// Since when both sides are what they are, or since when this attempt lasts.
+    since: Option<(Plan, Instant)>,
     sweep: Option<Sweep>,
     /// The plan that the sweep belongs to; it is made once in an attempt.
     swept: Option<Plan>,
@@ -189,9 +195,10 @@ impl Hard {
         self.sweep.as_ref().is_some_and(|sweep| sweep.pass == 0)
     }
 
-    pub(super) fn new_round(&mut self) {
+    pub(super) fn new_round(&mut self, now: Instant) {
         self.stop();
         self.swept = None;
+        self.since = self.since.map(|(plan, _)| (plan, now));
     }
 
     /// A pair is valid, or the attempt is over.
@@ -227,13 +234,16 @@ impl Hard {
 }
 
 impl Agent {
-    /// What both NATs ask for. A NAT that nothing is known of counts as a friendly one.
+    /// What both NATs ask for. While nothing is known of one of them, nothing: with ports in
+    /// order, what is sent too soon spoils what comes.
     pub(super) fn plan(&self) -> Plan {
-        let mapping = |nat: Option<NatHint>| nat.map_or(Mapping::Independent, |nat| nat.mapping);
-        let (ours, theirs) = (mapping(self.local_nat), mapping(self.remote_nat));
+        let (Some(ours), Some(theirs)) = (self.local_nat, self.remote_nat) else {
+            return Plan::Plain;
+        };
         let Some(peer) = self.peer_behind_nat() else {
             return Plan::Plain;
         };
+        let (ours, theirs) = (ours.mapping, theirs.mapping);
         let ip = peer.ip();
         let counting = |delta, next| Counting { ip, delta, next };
         match (ours, theirs) {
@@ -264,24 +274,36 @@ impl Agent {
         best.map(|candidate| candidate.address)
     }
 
+    /// What is to be done, and since when that is known.
+    pub(super) fn planned(&self) -> (Plan, Option<Instant>) {
+        let plan = self.plan();
+        let since = self.hard.since.filter(|(known, _)| *known == plan);
+        (plan, since.map(|(_, since)| since))
+    }
+
+    /// Something was learned about either side.
+    pub(super) fn plan_again(&mut self, now: Instant) {
+        if let (plan, None) = self.planned() {
+            self.hard.since = Some((plan, now));
+        }
+    }
+
     /// While there is hope and need.
-    fn is_trying(&self) -> Option<Instant> {
-        let Phase::Punching { started, .. } = self.phase else {
-            return None;
-        };
+    fn is_trying(&self) -> Option<(Plan, Instant)> {
+        let (plan, since) = self.planned();
         let promising = self.pairs.iter().any(|pair| pair.valid);
-        (!promising).then_some(started)
+        let punching = matches!(self.phase, Phase::Punching { .. });
+        Some((plan, since?)).filter(|_| punching && !promising)
     }
 
     pub(super) fn hard_due(&self) -> Option<Instant> {
-        let started = self.is_trying()?;
-        let plan = self.plan();
+        let (plan, since) = self.is_trying()?;
         let begin = match plan {
             Plan::Window { .. } | Plan::InOrder(_) => {
-                (self.hard.swept != Some(plan)).then_some(started)
+                (self.hard.swept != Some(plan)).then_some(since)
             }
-            Plan::Open(_) => (!self.hard.asked).then_some(started + PLAIN_FIRST),
-            Plan::Probe(_) => self.burst_begins(started),
+            Plan::Open(_) => (!self.hard.asked).then_some(since + PLAIN_FIRST),
+            Plan::Probe(_) => self.burst_begins(since),
             Plan::Plain | Plan::Hopeless => None,
         };
         let sweep = self.hard.sweep.as_ref().map(|sweep| sweep.due);
@@ -292,22 +314,21 @@ impl Agent {
     }
 
     /// When the easy side may begin with a burst.
-    fn burst_begins(&self, started: Instant) -> Option<Instant> {
+    fn burst_begins(&self, since: Instant) -> Option<Instant> {
         let hard = &self.hard;
         if hard.burst.is_some() || hard.bursts == BURSTS {
             None
         } else if hard.invited {
-            Some(started)
+            Some(since)
         } else {
-            (hard.bursts == 0).then_some(started + PROBE_ANYWAY)
+            (hard.bursts == 0).then_some(since + PROBE_ANYWAY)
         }
     }
 
     pub(super) fn hard_timeout(&mut self, now: Instant) {
-        let Some(started) = self.is_trying() else {
+        let Some((plan, since)) = self.is_trying() else {
             return;
         };
-        let plan = self.plan();
         match plan {
             Plan::Plain | Plan::Hopeless => {}
             Plan::Window { peer } => self.begin_sweep(now, plan, window(peer)),
@@ -315,14 +336,14 @@ impl Agent {
                 self.begin_sweep(now, plan, in_order(peer, self.config.role));
             }
             Plan::Open(_) if !self.hard.asked => {
-                if now >= started + PLAIN_FIRST {
+                if now >= since + PLAIN_FIRST {
                     self.hard.asked = true;
                     self.events.push_back(Event::OpenSockets(MORE_SOCKETS));
                 }
             }
             Plan::Open(peer) => self.send_openers(now, peer),
             Plan::Probe(ip) => {
-                if self.burst_begins(started).is_some_and(|at| at <= now) {
+                if self.burst_begins(since).is_some_and(|at| at <= now) {
                     self.hard.invited = false;
                     self.hard.bursts += 1;
                     self.hard.burst = Some(Burst {
@@ -349,7 +370,6 @@ impl Agent {
     }
 
     fn sweep(&mut self, now: Instant) {
-        let ttl = self.opening_ttl(now);
         let Some(via) = self.main_via() else {
             return;
         };
@@ -368,7 +388,7 @@ impl Agent {
             sweep.at += 1;
             sweep.due += SWEEP_PACE;
             // The first pass opens the own NAT, and stays away from the peer's.
-            let ttl = if sweep.pass == 0 { Some(2) } else { ttl };
+            let ttl = (sweep.pass == 0).then_some(2);
             self.send_check(now, (via, to), ttl, false);
         }
     }

@@ -249,8 +249,9 @@ impl Agent {
 
     /// What [`classify`] found out about the own NAT. Tell it before the first candidate of the
     /// peer, where possible: with ports in order, every packet counts.
-    pub fn set_local_nat(&mut self, nat: NatHint, _now: Instant) {
+    pub fn set_local_nat(&mut self, nat: NatHint, now: Instant) {
         self.local_nat = Some(nat);
+        self.plan_again(now);
     }
 
     /// What the peer told. Anything may come, any number of times; at most 32 addresses are kept,
@@ -263,6 +264,7 @@ impl Agent {
             self.add_remote_candidate(candidate, now);
         }
         self.activate(now);
+        self.plan_again(now);
         if description.end && matches!(self.phase, Phase::Idle) {
             self.events
                 .push_back(Event::GaveUp(Reason::NothingInCommon));

@@ -29,6 +29,8 @@ pub(super) struct Pair {
     pub(super) tries: u32,
     /// Checks that may still be sent.
     pub(super) left: u32,
+    /// When the first check of this attempt was sent, and the latest one.
+    pub(super) first_at: Option<Instant>,
     pub(super) sent_at: Option<Instant>,
     /// Checks sent since the last answer.
     pub(super) unanswered: u32,
@@ -61,6 +63,7 @@ impl Pair {
             due: None,
             tries: 0,
             left,
+            first_at: None,
             sent_at: None,
             unanswered: 0,
             valid: false,
@@ -80,6 +83,7 @@ impl Pair {
     pub(super) fn reset(&mut self, now: Instant, left: u32) {
         self.due = Some(now);
         self.tries = 0;
+        self.first_at = None;
         self.left = left;
         self.unanswered = 0;
         self.valid = false;

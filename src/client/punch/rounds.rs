@@ -1,18 +1,20 @@
 //! Attempts: when they begin and end, and which pair is checked when.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::candidate::MOST_IN_DESCRIPTION;
 use super::hard::Plan;
 use super::pairs::{Ends, Pair};
-use super::{Agent, Candidate, CandidateKind, Description, Event, Mapping, NatHint, Reason, Via};
+use super::{Agent, Candidate, CandidateKind, Description, Event, Mapping, Reason, Via};
 
 /// How long the way to a peer behind a NAT is opened with a low TTL, when the peer does not say
 /// before that it has opened its side.
 const OPENING: Duration = Duration::from_millis(400);
 
-/// With ports in order, how long the first packet waits to learn what the peer's NAT does.
-const HOLD: Duration = Duration::from_millis(300);
+/// With ports in order, or where that is not known, how long the first packets wait to learn what
+/// both NATs do.
+const HOLD: Duration = Duration::from_secs(1);
 
 /// How long an attempt lasts that only other addresses than those behind the NATs can save.
 const HOPELESS: Duration = Duration::from_secs(2);
@@ -93,7 +95,7 @@ impl Agent {
         self.round = round;
         self.peer_opened = false;
         self.opened.clear();
-        self.hard.new_round();
+        self.hard.new_round(now);
         self.nomination = None;
         self.grace = None;
         let selected = self.selected_ends();
@@ -131,13 +133,11 @@ impl Agent {
         self.hard.peer_opened(now);
     }
 
-    /// The time to live of a packet to a peer behind a NAT.
-    pub(super) fn opening_ttl(&self, now: Instant) -> Option<u8> {
-        let Phase::Punching { started, .. } = self.phase else {
-            return None;
-        };
-        let elapsed = now.saturating_duration_since(started);
-        if self.peer_opened || elapsed >= OPENING {
+    /// The time to live of a packet to a peer behind a NAT, on a pair that was first checked then.
+    fn opening_ttl(&self, now: Instant, first: Instant) -> Option<u8> {
+        let elapsed = now.saturating_duration_since(first);
+        let punching = matches!(self.phase, Phase::Punching { .. });
+        if !punching || self.peer_opened || elapsed >= OPENING {
             return None;
         }
         // One hop more for a second NAT on this side, when the peer has had time to open.
@@ -146,7 +146,6 @@ impl Agent {
 
     /// Sends a check on a pair.
     pub(super) fn check(&mut self, now: Instant, ends: Ends, nominates: bool) {
-        let ttl = self.opening_ttl(now);
         let selected = self.selected_ends() == Some(ends);
         let (waiting, settled) = (
             matches!(self.phase, Phase::Waiting { .. }),
@@ -155,6 +154,7 @@ impl Agent {
         let Some(pair) = self.pairs.get_mut(ends) else {
             return;
         };
+        let first = *pair.first_at.get_or_insert(now);
         pair.tries += 1;
         pair.unanswered += 1;
         pair.sent_at = Some(now);
@@ -179,7 +179,8 @@ impl Agent {
             self.opened.push(ends.1);
             self.untold = true;
         }
-        self.send_check(now, ends, ttl.filter(|_| guarded), nominates);
+        let ttl = self.opening_ttl(now, first).filter(|_| guarded);
+        self.send_check(now, ends, ttl, nominates);
     }
 
     /// Sends a check to an address, whether it is one of a pair or not.
@@ -198,25 +199,40 @@ impl Agent {
         self.transmit(ends, ttl, request);
     }
 
-    /// When a pair may be checked.
+    /// When a pair may be checked. With ports in order every new destination moves the next port
+    /// on, so the first ones must be those that matter.
     fn ready_at(&self, pair: &Pair) -> Option<Instant> {
         let due = pair.due?;
-        let counts = |nat: Option<NatHint>| {
-            nat.is_some_and(|nat| matches!(nat.mapping, Mapping::Sequential { .. }))
-        };
         let Phase::Punching { started, .. } = self.phase else {
             return Some(due);
         };
-        // With ports in order every new destination moves the next port on.
-        if !pair.is_ipv4() || pair.heard || !counts(self.local_nat) {
+        if !pair.is_ipv4() || pair.heard {
             return Some(due);
         }
-        if self.remote_nat.is_none() {
-            return Some(due.max(started + HOLD));
+        let held = due.max(started + HOLD);
+        match self.local_nat.map(|nat| nat.mapping) {
+            // It is not known yet: no packets that the own NAT would have to pass.
+            None if pair.guarded || self.is_foreign_host(pair) => Some(held),
+            Some(Mapping::Sequential { .. }) if self.remote_nat.is_none() => Some(held),
+            Some(Mapping::Sequential { .. }) => {
+                let in_order = matches!(self.plan(), Plan::InOrder(_));
+                (!in_order || !self.hard.in_first_pass()).then_some(due)
+            }
+            _ => Some(due),
         }
-        let first_things_first =
-            matches!(self.plan(), Plan::InOrder(_)) && self.hard.in_first_pass();
-        (!first_things_first).then_some(due)
+    }
+
+    /// Whether the pair leads to a private address in a network that does not look like an own.
+    fn is_foreign_host(&self, pair: &Pair) -> bool {
+        let SocketAddr::V4(remote) = pair.ends.1 else {
+            return false;
+        };
+        let network = |ip: Ipv4Addr| [ip.octets()[0], ip.octets()[1]];
+        let alike = |candidate: &Candidate| match candidate.address {
+            SocketAddr::V4(own) => network(*own.ip()) == network(*remote.ip()),
+            SocketAddr::V6(_) => false,
+        };
+        remote.ip().is_private() && !self.locals.iter().any(alike)
     }
 
     /// The pair to check next, and when.
@@ -333,14 +349,19 @@ impl Agent {
         }));
     }
 
+    /// When an attempt ends that would end then.
+    fn ends_at(&self, ends: Instant) -> Instant {
+        match self.planned() {
+            (Plan::Hopeless, Some(since)) => ends.min(since + HOPELESS),
+            _ => ends,
+        }
+    }
+
     /// When to call [`Agent::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let phase = match self.phase {
             Phase::Idle => None,
-            Phase::Punching { started, ends } => Some(match self.plan() {
-                Plan::Hopeless => ends.min(started + HOPELESS),
-                _ => ends,
-            }),
+            Phase::Punching { ends, .. } => Some(self.ends_at(ends)),
             Phase::Waiting { until } => Some(until),
             Phase::Settled { improve_at } => Some(improve_at),
         };
@@ -354,12 +375,7 @@ impl Agent {
         self.hard_timeout(now);
         self.select_timeout(now);
         match self.phase {
-            Phase::Punching { started, ends } => {
-                let hopeless = matches!(self.plan(), Plan::Hopeless) && now >= started + HOPELESS;
-                if now >= ends || hopeless {
-                    self.give_up(now);
-                }
-            }
+            Phase::Punching { ends, .. } if now >= self.ends_at(ends) => self.give_up(now),
             Phase::Waiting { until } if now >= until => self.next_round(now),
             Phase::Settled { improve_at } if now >= improve_at => {
                 self.phase = Phase::Settled {
@@ -367,7 +383,7 @@ impl Agent {
                 };
                 self.improve(now);
             }
-            Phase::Idle | Phase::Waiting { .. } | Phase::Settled { .. } => {}
+            _ => {}
         }
         if let Some((at, ends)) = self.next_check()
             && at <= now
