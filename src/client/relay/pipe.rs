@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpSocket, UdpSocket};
 
@@ -121,7 +122,8 @@ impl Pipe {
         match &mut self.kind {
             // An error is that of a datagram before, or a full buffer: what has to arrive is
             // sent again.
-            Kind::Udp { socket, .. } => drop(socket.try_send(message)),
+            // Not by the runtime, which takes a new socket for full until it has heard of it.
+            Kind::Udp { socket, .. } => drop(SockRef::from(&*socket).send(message)),
             Kind::Stream { writing, .. } => {
                 let padding = message.len().next_multiple_of(4) - message.len();
                 if writing.waiting.len() + message.len() + padding <= MOST_WAITING {

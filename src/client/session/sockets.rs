@@ -157,12 +157,13 @@ impl Sockets {
         let Some(open) = self.open.get(&number) else {
             return;
         };
+        // Not by the runtime, which takes a new socket for full until it has heard of it.
+        let socket = SockRef::from(&*open.socket);
         let Some(ttl) = ttl else {
-            let _ = open.socket.try_send_to(bytes, to);
+            let _ = socket.send_to(bytes, &to.into());
             return;
         };
         // Nobody else sends from these sockets, so nothing gets the wrong one in between.
-        let socket = SockRef::from(&*open.socket);
         let (usual, set): (_, fn(&Socket, u32) -> io::Result<()>) = match to {
             SocketAddr::V4(_) => (socket.ttl_v4(), Socket::set_ttl_v4),
             SocketAddr::V6(_) => (socket.unicast_hops_v6(), Socket::set_unicast_hops_v6),
@@ -171,7 +172,7 @@ impl Sockets {
             return;
         };
         if set(&socket, ttl.into()).is_ok() {
-            let _ = open.socket.try_send_to(bytes, to);
+            let _ = socket.send_to(bytes, &to.into());
             // A socket that always sends so few hops would be of no use.
             let _ = set(&socket, usual);
         }
