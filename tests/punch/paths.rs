@@ -227,3 +227,37 @@ fn everything_follows_from_the_seed() {
     assert!(first.len() > 20);
     assert_eq!(first, run());
 }
+
+/// Only one side sends. Both notice when the path dies: the other one from what comes over the
+/// relay then.
+#[test]
+fn a_path_that_carries_data_one_way_is_watched_too() {
+    for seed in 0..20 {
+        let mut world = connected([Kind::N3, Kind::N3], NET, seed);
+        let sender = seed as usize % 2;
+        let stream = |world: &mut World, total: Duration| {
+            let end = world.now + total;
+            while world.now < end {
+                world.send_data(sender);
+                world.run(ms(20), |_| false);
+            }
+        };
+        stream(&mut world, Duration::from_secs(10));
+        assert!(world.sides.iter().all(|side| side.lost_at.is_none()));
+        world.cut = true;
+        let cut = world.now;
+        stream(&mut world, Duration::from_secs(3));
+        let took = world
+            .sides
+            .each_ref()
+            .map(|side| side.lost_at.map(|at| at - cut));
+        assert!(
+            took[sender] <= Some(Duration::from_secs(1)),
+            "{seed}: {took:?}"
+        );
+        assert!(took[1 - sender].is_some() && took[1 - sender] <= Some(ms(2000)));
+        world.cut = false;
+        stream(&mut world, Duration::from_secs(10));
+        assert!(world.both_selected() && world.agree(), "{seed}");
+    }
+}

@@ -203,10 +203,15 @@ impl Hard {
 
     /// A pair is valid, or the attempt is over.
     pub(super) fn stop(&mut self) {
+        self.abandon();
+        self.invited = false;
+    }
+
+    /// What is under way belongs to a plan that no longer holds.
+    fn abandon(&mut self) {
         self.sweep = None;
         self.openers = None;
         self.burst = None;
-        self.invited = false;
     }
 
     /// The network changed: what was probed says nothing any more.
@@ -285,38 +290,43 @@ impl Agent {
     pub(super) fn plan_again(&mut self, now: Instant) {
         if let (plan, None) = self.planned() {
             self.hard.since = Some((plan, now));
+            self.hard.abandon();
         }
     }
 
     /// While there is hope and need.
-    fn is_trying(&self) -> Option<(Plan, Instant)> {
+    fn is_trying(&self) -> Option<(Plan, Instant, Via)> {
         let (plan, since) = self.planned();
         let promising = self.pairs.iter().any(|pair| pair.valid);
         let punching = matches!(self.phase, Phase::Punching { .. });
-        Some((plan, since?)).filter(|_| punching && !promising)
+        Some((plan, since?, self.main_via()?)).filter(|_| punching && !promising)
     }
 
     pub(super) fn hard_due(&self) -> Option<Instant> {
-        let (plan, since) = self.is_trying()?;
-        let begin = match plan {
-            Plan::Window { .. } | Plan::InOrder(_) => {
-                (self.hard.swept != Some(plan)).then_some(since)
-            }
-            Plan::Open(_) => (!self.hard.asked).then_some(since + PLAIN_FIRST),
-            Plan::Probe(_) => self.burst_begins(since),
-            Plan::Plain | Plan::Hopeless => None,
+        let (plan, since, _) = self.is_trying()?;
+        let hard = &self.hard;
+        let (begin, next) = match plan {
+            Plan::Window { .. } | Plan::InOrder(_) => (
+                (hard.swept != Some(plan)).then_some(since),
+                hard.sweep.as_ref().map(|sweep| sweep.due),
+            ),
+            Plan::Open(_) => (
+                (!hard.asked).then_some(since + PLAIN_FIRST),
+                hard.openers.as_ref().map(|openers| openers.due),
+            ),
+            Plan::Probe(_) => (
+                self.burst_begins(since),
+                hard.burst.as_ref().map(|burst| burst.due),
+            ),
+            Plan::Plain | Plan::Hopeless => (None, None),
         };
-        let sweep = self.hard.sweep.as_ref().map(|sweep| sweep.due);
-        let openers = self.hard.openers.as_ref().map(|openers| openers.due);
-        let burst = self.hard.burst.as_ref().map(|burst| burst.due);
-        let due = [begin, sweep, openers, burst];
-        due.into_iter().flatten().min()
+        begin.into_iter().chain(next).min()
     }
 
     /// When the easy side may begin with a burst.
     fn burst_begins(&self, since: Instant) -> Option<Instant> {
         let hard = &self.hard;
-        if hard.burst.is_some() || hard.bursts == BURSTS {
+        if hard.burst.is_some() || hard.bursts >= BURSTS {
             None
         } else if hard.invited {
             Some(since)
@@ -326,14 +336,19 @@ impl Agent {
     }
 
     pub(super) fn hard_timeout(&mut self, now: Instant) {
-        let Some((plan, since)) = self.is_trying() else {
+        let Some((plan, since, via)) = self.is_trying() else {
             return;
         };
         match plan {
             Plan::Plain | Plan::Hopeless => {}
-            Plan::Window { peer } => self.begin_sweep(now, plan, window(peer)),
+            Plan::Window { peer } => {
+                self.begin_sweep(now, plan, || window(peer));
+                self.sweep(now, via);
+            }
             Plan::InOrder(peer) => {
-                self.begin_sweep(now, plan, in_order(peer, self.config.role));
+                let role = self.config.role;
+                self.begin_sweep(now, plan, || in_order(peer, role));
+                self.sweep(now, via);
             }
             Plan::Open(_) if !self.hard.asked => {
                 if now >= since + PLAIN_FIRST {
@@ -351,17 +366,16 @@ impl Agent {
                         due: now,
                     });
                 }
-                self.probe(now, ip);
+                self.probe(now, via, ip);
             }
         }
-        self.sweep(now);
     }
 
-    fn begin_sweep(&mut self, now: Instant, plan: Plan, targets: Vec<SocketAddr>) {
+    fn begin_sweep(&mut self, now: Instant, plan: Plan, targets: impl FnOnce() -> Vec<SocketAddr>) {
         if self.hard.swept != Some(plan) {
             self.hard.swept = Some(plan);
             self.hard.sweep = Some(Sweep {
-                targets,
+                targets: targets(),
                 at: 0,
                 pass: 0,
                 due: now,
@@ -369,10 +383,7 @@ impl Agent {
         }
     }
 
-    fn sweep(&mut self, now: Instant) {
-        let Some(via) = self.main_via() else {
-            return;
-        };
+    fn sweep(&mut self, now: Instant, via: Via) {
         while let Some(sweep) = &mut self.hard.sweep
             && sweep.due <= now
         {
@@ -403,7 +414,7 @@ impl Agent {
                 self.hard.bursts += 1;
                 openers.at = sockets.start;
                 openers.due = now + BURST;
-                if self.hard.bursts == BURSTS {
+                if self.hard.bursts >= BURSTS {
                     self.hard.openers = None;
                 }
                 if !self.opened.contains(&peer) {
@@ -421,10 +432,7 @@ impl Agent {
         }
     }
 
-    fn probe(&mut self, now: Instant, ip: IpAddr) {
-        let Some(via) = self.main_via() else {
-            return;
-        };
+    fn probe(&mut self, now: Instant, via: Via, ip: IpAddr) {
         while let Some(burst) = &mut self.hard.burst
             && burst.due <= now
         {

@@ -168,6 +168,8 @@ impl fmt::Debug for Agent {
             .field("phase", &self.phase)
             .field("round", &self.round)
             .field("pairs", &self.pairs)
+            .field("hard", &self.hard)
+            .field("nomination", &self.nomination)
             .field("selected", &self.selected)
             .finish_non_exhaustive()
     }
