@@ -38,18 +38,18 @@ const WRITE: Duration = Duration::from_secs(10);
 const MESSAGES: (u64, u64) = (50, 400);
 
 /// Serves a WebSocket until it ends. `read` is what came behind the request.
-pub(super) async fn serve<S>(stream: S, read: Bytes, visit: Arc<Visit>)
+pub(super) async fn serve<S>(stream: S, read: Vec<u8>, visit: Arc<Visit>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let config = WebSocketConfig::default()
-        .read_buffer_size(512)
+        .read_buffer_size(128)
         .write_buffer_size(0)
         .max_write_buffer_size(64 * 1024)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
     let socket =
-        WebSocketStream::from_partially_read(stream, read.into(), Role::Server, Some(config)).await;
+        WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
     let conversation = Conversation {
         socket,
         guest: Guest::new(visit, true),
@@ -62,6 +62,15 @@ struct Conversation<S> {
     socket: WebSocketStream<S>,
     guest: Guest,
     budget: TokenBucket,
+}
+
+/// What there is to do.
+enum Turn {
+    Event(Option<ServerMessage>),
+    Message(Result<Message, Error>),
+    Ping,
+    /// The client neither waits nor takes part in anything.
+    Idle,
 }
 
 /// The conversation is over; nothing more is to be said.
@@ -79,31 +88,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
             let due = (heard.max(pinged) + PING)
                 .min(heard + SILENCE)
                 .min(busy + IDLE);
-            let done = tokio::select! {
-                event = self.guest.next() => self.tell(event).await,
+            let turn = tokio::select! {
+                event = self.guest.next() => Turn::Event(event),
                 message = self.socket.next() => {
                     heard = now();
                     self.guest.heard();
                     match message {
-                        Some(message) => self.hear(message).await,
-                        None => Err(Over),
+                        Some(message) => Turn::Message(message),
+                        None => return,
                     }
                 }
                 () = sleep_until(due) => {
                     let now = now();
                     if now >= heard + SILENCE {
-                        Err(Over)
+                        return;
                     } else if !self.guest.is_busy() && now >= busy + IDLE {
-                        self.end(CloseCode::Normal, "nothing to wait for").await
+                        Turn::Idle
                     } else {
                         pinged = now;
-                        self.send(Message::Ping(Bytes::new())).await
+                        Turn::Ping
                     }
                 }
             };
-            if done.is_err() {
+            // Boxed, so that one that only waits does not hold the room for it.
+            if Box::pin(self.act(turn)).await.is_err() {
                 return;
             }
+        }
+    }
+
+    async fn act(&mut self, turn: Turn) -> Result<(), Over> {
+        match turn {
+            Turn::Event(event) => self.tell(event).await,
+            Turn::Message(message) => self.hear(message).await,
+            Turn::Ping => self.send(Message::Ping(Bytes::new())).await,
+            Turn::Idle => self.end(CloseCode::Normal, "nothing to wait for").await,
         }
     }
 
