@@ -400,7 +400,7 @@ fn the_pairing_endpoint() {
         "fractal = \"0.0.0.0:9\"\n[[listener]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:9\"";
     at(twice, ":7:11", "overlaps", "another port");
     at("max_wait = 0", ":4:12", "out of range", "30");
-    at("credential_ttl = 59", ":4:18", "out of range", "14400");
+    at("credential_ttl = 59", ":4:18", "out of range", "43200");
     let twice =
         "address = \"0.0.0.0:9\"\n[[listener]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:9\"";
     at(twice, ":7:11", "overlaps", "another port");

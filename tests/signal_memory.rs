@@ -11,14 +11,21 @@
 )]
 
 mod signal_support;
+mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
+use serde_json::json;
+use signal_support::{Socket, connect_from, initiator, pair, receiver, with};
+use support::{Config, Server};
+use turnserver::pairing::{Protocol, RendezvousId};
+use turnserver::proto::Mono;
 use turnserver::signal;
+use turnserver::signal::room::{Event, Gone, Mailbox, Room, RoomLimits, Seat, Wait};
 
 struct Counting;
 
@@ -41,6 +48,18 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+/// Held by one test at a time: the count is the whole process's.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A mailbox that is never written to here.
+struct Nobody;
+
+impl Mailbox for Nobody {
+    fn deliver(&self, _: Event) -> Result<(), Gone> {
+        Err(Gone)
+    }
+}
 
 /// A WebSocket by hand, so that this end takes no heap.
 fn raw_socket(server: SocketAddr, join: &str) -> TcpStream {
@@ -68,19 +87,91 @@ fn raw_socket(server: SocketAddr, join: &str) -> TcpStream {
     stream
 }
 
+/// 100,000 in 200 MiB are 2097 bytes each.
 #[test]
-fn a_connection_that_waits_takes_little_heap() {
-    const SOCKETS: usize = 1000;
+fn a_hundred_thousand_that_wait_and_a_connection_take_little_heap() {
+    const IDS: usize = 100_000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let room = Room::new(RoomLimits::default(), [7; 32], Box::new(|_: &_, _| ()));
+    let before = LIVE.load(Relaxed);
+    let seats: Vec<Seat<Nobody, ()>> = (0..IDS)
+        .map(|n| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&n.to_le_bytes());
+            let source = SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 9));
+            let seat = room.seat(Nobody, source, true);
+            let wait = Wait {
+                id: RendezvousId(id),
+                protocol: Protocol::Udp,
+                target_ip: None,
+                wait_s: 30,
+                host: false,
+                endpoints: Vec::new(),
+            };
+            seat.wait(Mono(1), wait).expect("it waits");
+            seat
+        })
+        .collect();
+    let each = (LIVE.load(Relaxed) - before) as usize / IDS;
+    println!("an entry of the room takes {each} bytes of heap");
+    assert!(each < 700, "{each} bytes each");
+    drop(seats);
+    room.handle_timeout(Mono(2));
+    assert!(room.is_empty());
+    let left = LIVE.load(Relaxed) - before;
+    assert!(left < 1 << 20, "{left} bytes are left");
+
     let handle = signal::serve(SocketAddr::from(([127, 0, 0, 1], 0))).expect("it serves");
     let server = handle.addresses()[0];
-    let mut waiting = Vec::with_capacity(SOCKETS);
-    let join = |n: usize| format!("{{\"type\":\"join\",\"role\":\"initiator\",\"access_key\":\"{n}\"}}");
-    for n in 0..200 { waiting.push(raw_socket(server, &join(n))); }
-    std::thread::sleep(Duration::from_millis(100));
-    let before = LIVE.load(Relaxed);
-    for n in 200..290 { waiting.push(raw_socket(server, &join(n))); }
-    std::thread::sleep(Duration::from_millis(100));
-    let after = LIVE.load(Relaxed);
-    println!("per socket {}", (after - before) / 90);
+    let mut waiting = Vec::with_capacity(250);
+    let mut more = |count: usize| {
+        for _ in 0..count {
+            let n = waiting.len();
+            let join =
+                format!("{{\"type\":\"join\",\"role\":\"initiator\",\"access_key\":\"{n}\"}}");
+            waiting.push(raw_socket(server, &join));
+        }
+        LIVE.load(Relaxed)
+    };
+    // 300 joins a minute of one source, so not all of them at once.
+    let before = more(100);
+    let after = more(150);
+    let each = (after - before) / 150;
+    println!("a WebSocket that waits takes {each} bytes of heap");
+    assert!(each < 3000, "{each} bytes each");
     drop(waiting);
+}
+
+#[test]
+fn ten_thousand_that_wait_take_little_memory() {
+    const SOCKETS: usize = 10_000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let server = Server::with(Config {
+        ops: true,
+        signaling: Some("joins_per_minute = 0\nconnections_per_source = 1000".to_owned()),
+        ..Config::default()
+    });
+    let before = server.resident_kib();
+    let mut waiting = Vec::new();
+    for n in 0..SOCKETS {
+        let source = [127, 0, 1 + (n / 1000) as u8, 1];
+        let stream = connect_from(source.into(), server.signaling());
+        let mut socket = Socket::over(stream, server.signaling());
+        socket.join(initiator(&format!("key {n}")));
+        waiting.push(socket);
+    }
+    for socket in &mut waiting {
+        socket.expect("waiting");
+    }
+    let grown = server.resident_kib() - before;
+    println!("{SOCKETS} waiting WebSockets take {grown} KiB");
+    assert!(grown < 45 * 1024, "{grown} KiB");
+    // The last and the first are paired like any.
+    for n in [0, SOCKETS - 1] {
+        let answer = pair(server.signaling(), &receiver(&format!("key {n}")));
+        assert_eq!(answer.status, 200);
+    }
+    drop(waiting);
+    let wait = with(initiator("last"), json!({"wait_s": 1}));
+    assert_eq!(pair(server.signaling(), &wait).status, 408);
 }

@@ -109,7 +109,7 @@ fn the_answer_has_all_that_the_relay_needs() {
     assert!(support::stun::binding_udp(server.signaling(), PATIENCE).is_some());
     let allocated = probe::allocate(server.signaling(), Transport::Udp, "u", "p", PATIENCE);
     assert!(allocated.is_err(), "Bindings and nothing else");
-    assert_eq!(for_a["ttl_s"], 14_400);
+    assert_eq!(for_a["ttl_s"], 43_200);
 }
 
 #[test]

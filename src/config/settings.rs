@@ -380,7 +380,7 @@ pub struct Signaling {
     pub waiting: u32,
     /// Connections from one source address: 1 to 10000000, default 2048.
     pub connections_per_source: u32,
-    /// Seconds that the TURN credentials of a pair are valid: 60 to 31536000, default 14400.
+    /// Seconds that the TURN credentials of a pair are valid: 60 to 31536000, default 43200.
     pub credential_ttl: u64,
     /// Clients of stunturn are served on the same port numbers, by TCP and UDP. Default false.
     pub stunturn: bool,
@@ -399,7 +399,7 @@ impl Default for Signaling {
             joins_per_minute: 300,
             waiting: 100_000,
             connections_per_source: 2048,
-            credential_ttl: 14_400,
+            credential_ttl: 43_200,
             stunturn: false,
             fractal: Vec::new(),
             fractal_first: Vec::new(),

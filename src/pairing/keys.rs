@@ -172,6 +172,41 @@ mod tests {
         assert_ne!(one.seal[..16], id.0);
     }
 
+    /// The vectors of `docs/signalling.md`, which another implementation of HKDF computed.
+    #[test]
+    fn the_vectors_for_other_languages() {
+        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+        for (key, session, id, check, psk, seal) in [
+            (
+                "correct horse battery staple",
+                "AAECAwQFBgcICQoLDA0ODw",
+                "Yr_O637HJxTkrCTWPU1ZGg",
+                "01346874891d3dc23df79d1572a40274ab4ccda9691918613f51872845e76608",
+                "d5160d3b84946dd6803655392ac5fe1c8af04135c2a6a7e1744c8ae8536b6aa3",
+                "bdd2e9cb3f719de35489146338fab4c8fecde3677f63108f81bd316b68db566b",
+            ),
+            (
+                "Schlüssel 🔑",
+                "_____________________w",
+                "VFu8Dv3rPVlSn71ihUpkwA",
+                "b3c3ec99c06c6121c37a83c45c40ad57ac8c2cae3763a607a5b68022703ac04e",
+                "0ca1cafdfb56911ffef179327acf185b0c0e7242988f1bdeef12288271f32024",
+                "c9b1e5a2d257a11e144bfa68b266a17730674e9c990eee2998845696e91fbecb",
+            ),
+        ] {
+            let document = include_str!("../../docs/signalling.md");
+            for text in [key, session, id, check, psk, seal] {
+                assert!(document.contains(text), "{text} is not in the document");
+            }
+            let key = AccessKey::new(key).expect("a key");
+            assert_eq!(key.rendezvous_id().to_string(), id);
+            let secrets = key.session(&session.parse().expect("a session"));
+            assert_eq!(hex(&secrets.check), check);
+            assert_eq!(hex(&secrets.psk), psk);
+            assert_eq!(hex(&secrets.seal), seal);
+        }
+    }
+
     #[test]
     fn keys_show_nothing() {
         let key = AccessKey::new("hunter2").expect("a key");

@@ -100,6 +100,24 @@ mod tests {
     use super::*;
     use crate::pairing::{AccessKey, SessionId};
 
+    /// The vectors of `docs/signalling.md`, which another implementation of the cipher computed.
+    #[test]
+    fn the_vectors_for_other_languages() {
+        let key = AccessKey::new("correct horse battery staple").expect("a key");
+        let session = "AAECAwQFBgcICQoLDA0ODw".parse().expect("a session");
+        let secrets = key.session(&session);
+        let plain = b"{\"end\":true}";
+        let mut initiator = Sealed::new(&secrets, Role::Initiator);
+        let mut receiver = Sealed::new(&secrets, Role::Receiver);
+        let first = initiator.seal(plain);
+        receiver.seal(plain);
+        let second = receiver.seal(plain);
+        assert_eq!(first, "LaciOyCup8YSmC2MXN4HlVGlyqbeRCnc0nKC7A");
+        assert_eq!(second, "A48W2wyLAGk1kSXfa3mseoIUouH-juRSzY7CzA");
+        let document = include_str!("../../docs/signalling.md");
+        assert!(document.contains(&first) && document.contains(&second));
+    }
+
     #[test]
     fn only_the_next_blob_of_the_key_holder_opens() {
         let key = AccessKey::new("k").expect("a key");
