@@ -4,6 +4,7 @@ mod allocate;
 mod binding;
 mod channel_bind;
 mod create_permission;
+mod discovering;
 mod opened;
 mod refresh;
 
