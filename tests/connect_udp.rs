@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use turnserver::client::connect::{ConnectError, Connector, Ended, Progress, PunchedConn};
 use turnserver::client::noise::{LARGEST_DATAGRAM, MAX_DATAGRAM};
-use turnserver::client::rendezvous::{Rendezvous, SocketOptions};
+use turnserver::client::rendezvous::{Rendezvous, ServerUrl, SocketOptions};
 use turnserver::pairing::{
     AccessKey, ClientMessage, Join, PathKind, Protocol, Role, ServerMessage,
 };
@@ -51,6 +51,30 @@ async fn datagrams_go_both_ways_and_the_path_becomes_direct() {
         long.map_err(|error| error.kind()),
         Err(std::io::ErrorKind::InvalidInput)
     );
+}
+
+/// The server as it is shipped: it mints credentials that are good for this pair alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_alone_is_enough() {
+    for relay_only in [false, true] {
+        let config = support::Config {
+            signaling: Some(String::new()),
+            ..support::Config::default()
+        };
+        let server = support::Server::with(config);
+        let url: ServerUrl = server.signaling().to_string().parse().expect("a server");
+        let key = AccessKey::new(&fresh_key()).expect("a key");
+        let device = Connector::new(url, key).relay_only(relay_only);
+        let initiator = device.clone().protocol(Protocol::Udp).connect();
+        let (one, two) = tokio::join!(initiator, meet(device));
+        let (one, two) = (one.expect("connected"), two.expect("connected"));
+        let path = match relay_only {
+            true => PathKind::Relayed,
+            false => PathKind::Direct,
+        };
+        becomes(&mut one.path_changes(), path).await;
+        echo(one, two, 100_000, async {}).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -421,4 +445,27 @@ async fn the_raw_socket_can_be_taken_out() {
     let (sealed, _peer) = world.pair(Protocol::Udp, |device| device).await;
     let refused = sealed.into_udp_socket().await.map_err(|error| error.kind());
     assert_eq!(refused.err(), Some(std::io::ErrorKind::Unsupported));
+}
+
+/// What webrtc-rs runs over.
+#[cfg(feature = "webrtc-conn")]
+#[tokio::test(flavor = "multi_thread")]
+async fn as_a_conn_of_webrtc() {
+    use turnserver::client::webrtc::WebrtcConn;
+    use webrtc_util::Conn;
+
+    let world = World::new(By::Udp);
+    let (one, two) = world
+        .pair(Protocol::Udp, |device| device.relay_only(true))
+        .await;
+    let (one, two) = (WebrtcConn::from(one), WebrtcConn::from(two));
+    assert_eq!(one.send(b"ping").await.expect("sent"), 4);
+    let mut buffer = [0; 100];
+    let (len, from) = in_time("a datagram", two.recv_from(&mut buffer))
+        .await
+        .expect("one");
+    assert_eq!(&buffer[..len], b"ping");
+    assert_eq!(Some(from), two.remote_addr());
+    in_time("the end", one.close()).await.expect("closed");
+    assert!(in_time("the end", two.recv(&mut buffer)).await.is_err());
 }

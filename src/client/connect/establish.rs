@@ -64,6 +64,7 @@ pub(super) async fn establish(
         bind: options.bind,
         loopback: server.ip().to_canonical().is_loopback(),
         direct: protocol == Protocol::Udp && !options.relay_only,
+        port_mapping: options.port_mapping,
         tries: options.tries,
         attempt: options.punch_timeout,
         relay,

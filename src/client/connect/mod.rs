@@ -70,6 +70,7 @@ struct Options {
     punch_timeout: Option<Duration>,
     establish: Duration,
     relay_only: bool,
+    port_mapping: bool,
     raw: bool,
     roots: Option<Vec<u8>>,
     progress: Option<mpsc::UnboundedSender<Progress>>,
@@ -132,6 +133,7 @@ impl Connector {
             punch_timeout: None,
             establish: ESTABLISH,
             relay_only: false,
+            port_mapping: true,
             raw: false,
             roots: None,
             progress: None,
@@ -185,6 +187,13 @@ impl Connector {
     /// Looks for no direct path. The peer then finds none either.
     pub const fn relay_only(mut self, relay_only: bool) -> Self {
         self.0.relay_only = relay_only;
+        self
+    }
+
+    /// Whether a home router is asked for an outer port of a udp session, by PCP, NAT-PMP or UPnP.
+    /// Default: yes.
+    pub const fn port_mapping(mut self, port_mapping: bool) -> Self {
+        self.0.port_mapping = port_mapping;
         self
     }
 

@@ -24,17 +24,19 @@
 mod handshake;
 #[cfg(test)]
 mod tests;
+mod types;
 mod window;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use snow::HandshakeState;
 use zeroize::Zeroizing;
 
 use crate::pairing::{Role, SessionId, SessionSecrets};
 use handshake::{Agreed, Keys};
+pub use types::{Event, Kind, Received, SendError};
+use types::{Repeat, Said, State};
 use window::Window;
 
 /// A datagram up to this length fits every path: with what Noise and a relay put in front, an
@@ -52,9 +54,6 @@ const SEALED: u8 = 12;
 const HEADER: usize = 9;
 const TAG: usize = 16;
 
-/// First repetition of a handshake message, doubled up to [`SLOWEST`].
-const FASTEST: Duration = Duration::from_millis(100);
-const SLOWEST: Duration = Duration::from_secs(1);
 /// A ping goes out when nothing was sent for so long: NATs forget after 30 s and more.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Three pings and their answers were lost.
@@ -62,117 +61,11 @@ const DEAD: Duration = Duration::from_secs(35);
 /// How often closing is told until it is confirmed.
 const CLOSES: u32 = 4;
 
-/// What a sealed datagram carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Of the application.
-    Data = 0,
-    /// Of the byte streams, see `client::quic`.
-    Stream = 1,
-    /// Candidates, when there is no other way for them.
-    Control = 2,
-}
-
+/// What follows the numbers of [`Kind`].
 const PING: u8 = 3;
 const PONG: u8 = 4;
 const CLOSE: u8 = 5;
 const CLOSED: u8 = 6;
-
-/// What became of a datagram.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Received<'a> {
-    /// Not of this protocol.
-    Foreign,
-    /// Of this protocol and not from the peer, or not its session's, or a repeated one.
-    Refused,
-    /// From the peer; nothing for the application.
-    Alive,
-    /// From the peer.
-    Message(Kind, &'a [u8]),
-}
-
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The peer has proven itself and knows that we have.
-    Ready,
-    /// A ping was answered after this time.
-    RoundTrip(Duration),
-    /// The peer has closed, with this code.
-    Closed(u8),
-    /// Our closing is confirmed, or was told often enough.
-    Left,
-    /// The peer has been silent for 35 s.
-    Dead,
-}
-
-/// Why a datagram is not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SendError {
-    /// The handshake is not over, or the session is.
-    NotReady,
-    /// It has more than [`LARGEST_DATAGRAM`] bytes.
-    TooLong,
-}
-
-/// Who made a handshake message.
-enum Said {
-    /// The peer, and it is the first time.
-    New,
-    /// The peer once, and somebody repeats it.
-    Again,
-    /// Somebody who does not have the access key.
-    BySomebody,
-}
-
-/// When to say something again.
-struct Repeat {
-    at: Instant,
-    wait: Duration,
-}
-
-impl Repeat {
-    const fn new(now: Instant) -> Self {
-        Self {
-            at: now,
-            wait: FASTEST,
-        }
-    }
-
-    /// Whether it is time; arms the next one.
-    fn is_due(&mut self, now: Instant) -> bool {
-        let due = self.at <= now;
-        if due {
-            self.at = now + self.wait;
-            self.wait = (self.wait * 2).min(SLOWEST);
-        }
-        due
-    }
-}
-
-enum State {
-    /// The initiator: repeats the first message.
-    Calling {
-        handshake: Box<HandshakeState>,
-        first: Vec<u8>,
-        repeat: Repeat,
-    },
-    /// The receiver: has nothing to say yet.
-    Listening,
-    /// The receiver: has answered, and repeats that.
-    Answering {
-        repeat: Repeat,
-    },
-    Ready,
-    Closing {
-        code: u8,
-        repeat: Repeat,
-        left: u32,
-    },
-    /// By the peer; its repetitions are still confirmed.
-    Closed,
-    Over,
-}
 
 /// The keys of a session, once there are any.
 struct Channel {

@@ -12,23 +12,17 @@ use tokio::time::sleep_until;
 use super::discovery::Discovery;
 use super::note::{Envelope, Note};
 use super::paths::Paths;
-use super::sockets::{Packet, Sockets};
-use super::{Command, Ended, Post, Progress, Setup, State};
-use crate::client::noise::{self, Kind, Secure};
-use crate::client::punch::{self, Agent, Candidate, CandidateKind, Description, Event, NatHint};
-use crate::client::relay::{Relay, RelayEvent, now, stun_servers};
-use crate::pairing::{ClientMessage, IceServer, Outcome, PathKind, SessionId};
+use super::sockets::{MAIN, Packet, Sockets};
+use super::{Command, Ended, Post, Progress, Setup, State, gather};
+use crate::client::noise::{self, Secure};
+use crate::client::punch::{self, Agent, Candidate, CandidateKind, Event, NatHint, Via};
+use crate::client::relay::{Relay, now, stun_servers};
+use crate::pairing::{IceServer, Outcome, PathKind, SessionId};
 
 /// What is read from the sockets before anything else is looked at.
 const BATCH: usize = 64;
 /// The interfaces are looked at this often.
 const LOOK: Duration = Duration::from_secs(2);
-/// How often a note goes out that travels as datagrams, and how long after each other.
-const NOTE_AGAIN: [Duration; 3] = [
-    Duration::ZERO,
-    Duration::from_millis(250),
-    Duration::from_millis(800),
-];
 /// How long the peer's repeated closing is confirmed.
 const LINGER: Duration = Duration::from_millis(500);
 /// A move of the round-trip time below this is not worth telling.
@@ -67,6 +61,7 @@ pub(super) struct Driver {
     pub(super) relay_local: Option<IpAddr>,
     pub(super) bind: Option<IpAddr>,
     pub(super) loopback: bool,
+    port_mapping: bool,
     /// The addresses of STUN servers, once their names are resolved.
     pub(super) stun: Vec<SocketAddr>,
     pub(super) machine: Vec<IpAddr>,
@@ -74,18 +69,18 @@ pub(super) struct Driver {
     pub(super) told: Vec<Candidate>,
     pub(super) fresh: Vec<Candidate>,
     pub(super) nat: Option<NatHint>,
-    envelope: Envelope,
-    post: Option<Post>,
-    session: SessionId,
-    outcome: Outcome,
+    pub(super) envelope: Envelope,
+    pub(super) post: Option<Post>,
+    pub(super) session: SessionId,
+    pub(super) outcome: Outcome,
     /// Where the peer's TCP addresses go.
-    peers: Option<mpsc::Sender<SocketAddr>>,
+    pub(super) peers: Option<mpsc::Sender<SocketAddr>>,
     /// Notes that go out as datagrams, and when.
-    notes: Vec<(Instant, Vec<u8>)>,
+    pub(super) notes: Vec<(Instant, Vec<u8>)>,
     pub(super) progress: Option<mpsc::UnboundedSender<Progress>>,
     pub(super) state: watch::Sender<State>,
-    to_user: mpsc::Sender<Vec<u8>>,
-    to_streams: mpsc::Sender<Vec<u8>>,
+    pub(super) to_user: mpsc::Sender<Vec<u8>>,
+    pub(super) to_streams: mpsc::Sender<Vec<u8>>,
     /// The path that was told last.
     shown: Option<(PathKind, Option<SocketAddr>)>,
     pub(super) plain: Vec<u8>,
@@ -142,6 +137,7 @@ pub(super) fn start(
         relay_local: None,
         bind,
         loopback: setup.loopback,
+        port_mapping: setup.port_mapping,
         stun: Vec::new(),
         machine: Vec::new(),
         told: Vec::new(),
@@ -209,6 +205,11 @@ impl Driver {
         };
         tokio::pin!(resolve);
         let mut resolved = false;
+        let mapping = gather::port_mapping(self.outer_port());
+        tokio::pin!(mapping);
+        let mut asked_router = false;
+        // Held as long as the session lives, and given back with it.
+        let mut _outer_port = None;
         let mut commanded = true;
         let mut relayed = true;
         let mut batch = Vec::with_capacity(BATCH);
@@ -257,9 +258,25 @@ impl Driver {
                     self.stun = found;
                     self.ask_servers();
                 }
+                mapped = &mut mapping, if !asked_router => {
+                    asked_router = true;
+                    if let Some((address, held)) = mapped {
+                        let candidate = Candidate::new(CandidateKind::Mapped, address);
+                        self.add_local(candidate, Via::Socket(MAIN));
+                        _outer_port = Some(held);
+                    }
+                }
                 () = sleep_until(due.into()) => {}
             }
         }
+    }
+
+    /// The port that a router is asked to forward to; `None` where that makes no sense.
+    fn outer_port(&self) -> Option<u16> {
+        let wanted = self.port_mapping && self.agent.is_some() && !self.loopback;
+        let mains = self.sockets.mains();
+        let main = mains.iter().find(|(via, _)| *via == Via::Socket(MAIN));
+        main.map(|(_, local)| local.port()).filter(|_| wanted)
     }
 
     fn due(&self, now: Instant) -> Instant {
@@ -421,130 +438,6 @@ impl Driver {
             Command::Lose(percent) => self.loss.percent = percent,
             Command::Close(code) => self.secure.close(now, code),
         }
-    }
-
-    /// Hands a datagram of the peer on; what nobody takes is dropped.
-    pub(super) fn deliver(&mut self, kind: Kind, data: Vec<u8>) {
-        match kind {
-            Kind::Data => drop(self.to_user.try_send(data)),
-            Kind::Stream => drop(self.to_streams.try_send(data)),
-            Kind::Control => {
-                if let Some(note) = Note::read(&data) {
-                    self.note(&note);
-                }
-            }
-        }
-    }
-
-    fn blob(&mut self, blob: &str) {
-        match self.envelope.open(blob) {
-            Ok(Some(note)) => self.note(&note),
-            Ok(None) => {}
-            // A path that was proven is not given up because of what a server forwards.
-            Err(_) if self.secure.is_ready() => {}
-            Err(_) => self.end(Ended::NotThePeer),
-        }
-    }
-
-    fn note(&mut self, note: &Note) {
-        let now = now();
-        for candidate in &note.description.candidates {
-            if candidate.kind == CandidateKind::Relayed {
-                self.reach(candidate.address);
-            }
-        }
-        if let Some(agent) = &mut self.agent {
-            agent.add_remote(&note.description, now);
-        }
-        if let (Some(peers), Some(offer)) = (&self.peers, &note.tcp) {
-            for address in &offer.addresses {
-                let _ = peers.try_send(*address);
-            }
-        }
-    }
-
-    /// Tells the pairing server what became of the session.
-    fn farewell(&self) {
-        if let Some(post) = &self.post {
-            let (session, outcome) = (self.session, self.outcome);
-            let _ = post
-                .outgoing
-                .try_send(ClientMessage::Result { session, outcome });
-            let _ = post.outgoing.try_send(ClientMessage::Leave { session });
-        }
-    }
-
-    /// Sends through the relay to this address from now on.
-    pub(super) fn reach(&mut self, peer: SocketAddr) {
-        if self.paths.peer_relayed(peer) {
-            self.relay.reach(peer);
-        }
-    }
-
-    /// Tells the peer, by every way there is.
-    pub(super) fn tell(&mut self, note: Note) {
-        let now = now();
-        if let Some(post) = &self.post {
-            for blob in self.envelope.seal(&note) {
-                let session = self.session;
-                let _ = post
-                    .outgoing
-                    .try_send(ClientMessage::Signal { session, blob });
-            }
-        }
-        if self.secure.is_ready() {
-            for json in note.write() {
-                let again = NOTE_AGAIN.iter().map(|wait| (now + *wait, json.clone()));
-                self.notes.extend(again);
-            }
-        }
-    }
-
-    fn send_notes(&mut self, now: Instant) {
-        let (due, later) = std::mem::take(&mut self.notes)
-            .into_iter()
-            .partition(|note: &(Instant, _)| note.0 <= now);
-        self.notes = later;
-        let due: Vec<_> = due;
-        for (_, json) in due {
-            self.send(now, Kind::Control, &json);
-        }
-    }
-
-    fn relay_event(&mut self, event: RelayEvent) {
-        let now = now();
-        match event {
-            RelayEvent::Allocated { relayed, local, .. } => {
-                self.relay_local = Some(local.ip());
-                self.paths.own_relayed(Some(relayed));
-                self.state.send_modify(|state| state.no_relay = None);
-                progress(&self.progress, Progress::Allocated(relayed));
-                let description = Description {
-                    candidates: vec![Candidate::new(CandidateKind::Relayed, relayed)],
-                    ..Description::default()
-                };
-                self.tell(description.into());
-            }
-            RelayEvent::Reachable(peer) => {
-                if self.paths.reachable(peer) {
-                    self.secure.path_changed(now);
-                }
-            }
-            RelayEvent::Refused(peer, failure) => {
-                let why = format!("the relay does not let {peer} be reached: {failure}");
-                self.no_relay(why);
-            }
-            RelayEvent::Data(from, bytes) => self.handle_relayed(from, &bytes),
-            RelayEvent::Lost(error) => {
-                self.paths.own_relayed(None);
-                self.no_relay(error.to_string());
-            }
-        }
-    }
-
-    fn no_relay(&mut self, why: String) {
-        progress(&self.progress, Progress::NoRelay(why.clone()));
-        self.state.send_modify(|state| state.no_relay = Some(why));
     }
 
     /// Tells who watches when something has changed.

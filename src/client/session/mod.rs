@@ -15,6 +15,7 @@ mod note;
 mod packets;
 mod paths;
 mod sockets;
+mod telling;
 
 use std::fmt;
 use std::io;
@@ -86,6 +87,8 @@ pub(crate) struct Setup {
     pub(crate) loopback: bool,
     /// Whether to look for a direct path.
     pub(crate) direct: bool,
+    /// Whether to ask a router for an outer port.
+    pub(crate) port_mapping: bool,
     pub(crate) tries: Option<u32>,
     pub(crate) attempt: Option<Duration>,
     /// Started earlier, for these servers.

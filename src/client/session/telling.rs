@@ -1,0 +1,145 @@
+//! What the two tell each other, and what the relay tells.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::driver::{Driver, progress};
+use super::note::Note;
+use super::{Ended, Progress};
+use crate::client::noise::Kind;
+use crate::client::punch::{Candidate, CandidateKind, Description};
+use crate::client::relay::{RelayEvent, now};
+use crate::pairing::ClientMessage;
+
+/// How often a note goes out that travels as datagrams, and how long after each other.
+const NOTE_AGAIN: [Duration; 3] = [
+    Duration::ZERO,
+    Duration::from_millis(250),
+    Duration::from_millis(800),
+];
+
+impl Driver {
+    /// Hands a datagram of the peer on; what nobody takes is dropped.
+    pub(super) fn deliver(&mut self, kind: Kind, data: Vec<u8>) {
+        match kind {
+            Kind::Data => drop(self.to_user.try_send(data)),
+            Kind::Stream => drop(self.to_streams.try_send(data)),
+            Kind::Control => {
+                if let Some(note) = Note::read(&data) {
+                    self.note(&note);
+                }
+            }
+        }
+    }
+
+    pub(super) fn blob(&mut self, blob: &str) {
+        match self.envelope.open(blob) {
+            Ok(Some(note)) => self.note(&note),
+            Ok(None) => {}
+            // A path that was proven is not given up because of what a server forwards.
+            Err(_) if self.secure.is_ready() => {}
+            Err(_) => self.end(Ended::NotThePeer),
+        }
+    }
+
+    fn note(&mut self, note: &Note) {
+        let now = now();
+        for candidate in &note.description.candidates {
+            if candidate.kind == CandidateKind::Relayed {
+                self.reach(candidate.address);
+            }
+        }
+        if let Some(agent) = &mut self.agent {
+            agent.add_remote(&note.description, now);
+        }
+        if let (Some(peers), Some(offer)) = (&self.peers, &note.tcp) {
+            for address in &offer.addresses {
+                let _ = peers.try_send(*address);
+            }
+        }
+    }
+
+    /// Tells the pairing server what became of the session.
+    pub(super) fn farewell(&self) {
+        if let Some(post) = &self.post {
+            let (session, outcome) = (self.session, self.outcome);
+            let _ = post
+                .outgoing
+                .try_send(ClientMessage::Result { session, outcome });
+            let _ = post.outgoing.try_send(ClientMessage::Leave { session });
+        }
+    }
+
+    /// Sends through the relay to this address from now on.
+    pub(super) fn reach(&mut self, peer: SocketAddr) {
+        if self.paths.peer_relayed(peer) {
+            self.relay.reach(peer);
+        }
+    }
+
+    /// Tells the peer, by every way there is.
+    pub(super) fn tell(&mut self, note: Note) {
+        let now = now();
+        if let Some(post) = &self.post {
+            for blob in self.envelope.seal(&note) {
+                let session = self.session;
+                let _ = post
+                    .outgoing
+                    .try_send(ClientMessage::Signal { session, blob });
+            }
+        }
+        if self.secure.is_ready() {
+            for json in note.write() {
+                let again = NOTE_AGAIN.iter().map(|wait| (now + *wait, json.clone()));
+                self.notes.extend(again);
+            }
+        }
+    }
+
+    pub(super) fn send_notes(&mut self, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.notes)
+            .into_iter()
+            .partition(|note: &(Instant, _)| note.0 <= now);
+        self.notes = later;
+        let due: Vec<_> = due;
+        for (_, json) in due {
+            self.send(now, Kind::Control, &json);
+        }
+    }
+
+    pub(super) fn relay_event(&mut self, event: RelayEvent) {
+        let now = now();
+        match event {
+            RelayEvent::Allocated { relayed, local, .. } => {
+                self.relay_local = Some(local.ip());
+                self.paths.own_relayed(Some(relayed));
+                self.state.send_modify(|state| state.no_relay = None);
+                progress(&self.progress, Progress::Allocated(relayed));
+                let description = Description {
+                    candidates: vec![Candidate::new(CandidateKind::Relayed, relayed)],
+                    ..Description::default()
+                };
+                self.tell(description.into());
+            }
+            RelayEvent::Reachable(peer) => {
+                if self.paths.reachable(peer) {
+                    self.secure.path_changed(now);
+                }
+            }
+            RelayEvent::Refused(peer, failure) => {
+                let why = format!("the relay does not let {peer} be reached: {failure}");
+                self.no_relay(why);
+            }
+            RelayEvent::Data(from, bytes) => self.handle_relayed(from, &bytes),
+            RelayEvent::Lost(error) => {
+                self.paths.own_relayed(None);
+                self.no_relay(error.to_string());
+            }
+        }
+    }
+
+    fn no_relay(&mut self, why: String) {
+        progress(&self.progress, Progress::NoRelay(why.clone()));
+        self.state.send_modify(|state| state.no_relay = Some(why));
+    }
+}
