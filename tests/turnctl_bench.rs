@@ -165,6 +165,32 @@ fn directions_pairs_threads_networks_and_sizes() {
 }
 
 #[test]
+fn one_socket_serves_an_ipv6_network_of_clients() {
+    if !support::namespace::inside("one_socket_serves_an_ipv6_network_of_clients") {
+        return;
+    }
+    let route = [
+        "ip",
+        "-6",
+        "route",
+        "add",
+        "local",
+        "fd00:9::/64",
+        "dev",
+        "lo",
+    ];
+    let routed = run(&route, Duration::from_secs(5));
+    assert_eq!(routed.code, 0, "{}", routed.text);
+    let server = Server::start();
+    let address = server.udp6().to_string();
+    let mut arguments: Vec<&str> = vec![&address, "--secret", SECRET];
+    arguments.extend(LOAD);
+    arguments.extend(["--bind", "fd00:9::/64", "--peer-bind", "127.0.0.1"]);
+    let (code, json) = measured(&arguments);
+    assert_clean(code, &json);
+}
+
+#[test]
 fn a_search_finds_a_rate_and_is_bounded() {
     let server = Server::start();
     let address = server.udp().to_string();

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use super::sys::{Datagram, Flushed, Receiver, Sender, receive_drops};
 
@@ -43,6 +43,10 @@ pub fn bind_any(ipv6: bool, port: u16, buffer: u32) -> io::Result<UdpSocket> {
         false => Ipv4Addr::UNSPECIFIED.into(),
     };
     let socket = bind((any, port).into(), buffer)?;
+    if ipv6 {
+        // A route makes all of a network local, but the kernel asks for the very address too.
+        SockRef::from(&socket).set_freebind_v6(true)?;
+    }
     super::sys::enable_packet_info(&socket, ipv6)?;
     Ok(socket)
 }
