@@ -11,6 +11,7 @@ mod support;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::namespace::{ADDRESS, Namespace};
@@ -100,6 +101,52 @@ mod start_up {
                 &ports.plain().to_string(),
             ],
         );
+    }
+
+    #[test]
+    fn a_limit_of_open_files_that_is_too_low_is_named_with_what_it_takes() {
+        // 100 ports on each of two addresses, and what a server has open itself.
+        let ports = Ports::claim();
+        let relay_ports = Some((ports.relay().0, ports.relay().0 + 99));
+        let limits = Config::default().limits;
+        for (open_files, limits, warned) in [
+            (300, limits.clone(), true),
+            (328, limits.clone(), false),
+            // Both families for each.
+            (300, format!("{limits}allocations = 86\n"), false),
+            (299, format!("{limits}allocations = 86\n"), true),
+        ] {
+            let config = Config {
+                relay_ports,
+                limits,
+                ..Config::default()
+            };
+            let directory = directory();
+            let file = directory.path().join("stunner.toml");
+            fs::write(&file, config.render(&ports)).expect("config written");
+            let log = fs::File::create(directory.path().join("log")).expect("log file");
+            let mut server = Command::new(need("prlimit", "util-linux"))
+                .arg(format!("--nofile={open_files}"))
+                .args([binary(), "--config", &file.to_string_lossy()])
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().expect("a file can be cloned"))
+                .stderr(log)
+                .spawn()
+                .expect("prlimit starts");
+            let said = || fs::read_to_string(directory.path().join("log")).unwrap_or_default();
+            let up = wait_until(Duration::from_secs(15), || said().contains("serving"));
+            server.kill().expect("it runs");
+            server.wait().expect("a child can be waited for");
+            assert!(up, "{}", said());
+            let wanted = if open_files == 299 { 300 } else { 328 };
+            assert_eq!(
+                said().contains(&format!("LimitNOFILE={wanted}")),
+                warned,
+                "{open_files}:\n{}",
+                said()
+            );
+            assert_eq!(said().contains("the limit of open files"), warned);
+        }
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Server {
         }
         let bound =
             net::bind(assemble::net_config(&settings, &certificates)).map_err(StartError::Bind)?;
-        warn_of_few_descriptors(bound.fd_limit(), settings.capacity());
+        warn_of_few_descriptors(bound.fd_limit(), &settings);
         let addresses = bound
             .addresses()
             .iter()
@@ -292,17 +292,26 @@ pub fn serving(settings: &Settings) -> Result<net::Serving, StartError> {
         .map_err(StartError::DataPath)
 }
 
-/// Each allocation takes a file descriptor, and one more over TCP and TLS.
-fn warn_of_few_descriptors(limit: u64, capacity: usize) {
-    /// What a server without allocations has open, generously.
-    const OWN: u64 = 128;
-    let wanted = capacity as u64 + OWN;
-    if limit < wanted {
+/// Each relayed transport address takes a file descriptor, and a client over TCP or TLS one more.
+fn warn_of_few_descriptors(limit: u64, settings: &Settings) {
+    /// What a server without allocations has open and keeps back, generously.
+    const OWN: usize = 128;
+    let relays = &settings.relay.addresses;
+    let dual = relays.iter().any(|a| a.local.is_ipv4()) && relays.iter().any(|a| a.local.is_ipv6());
+    let allowed = match settings.limits.allocations {
+        0 => usize::MAX,
+        // An allocation may have one of each family.
+        count => count as usize * if dual { 2 } else { 1 },
+    };
+    let wanted = settings.capacity().min(allowed).saturating_add(OWN);
+    if limit < wanted as u64 {
         warn!(
             limit,
             wanted,
-            "the limit of open files is lower than the port range needs: allocations beyond it \
-             get 508 (raise it: `ulimit -n`, systemd: LimitNOFILE=, docker: --ulimit nofile=)"
+            "the limit of open files is lower than what all allocations need: those beyond it get \
+             508 (raise it to {wanted} or more: `ulimit -Hn {wanted}`, systemd: \
+             LimitNOFILE={wanted}, docker: --ulimit nofile={wanted}; or lower [limits] allocations \
+             or [relay] ports)"
         );
     }
 }
