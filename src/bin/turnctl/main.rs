@@ -1,12 +1,14 @@
 //! The companion for people: what is asked on the command line, and which module answers it.
 
 mod bench;
+mod nat;
+mod pair;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Companion of a STUN and TURN server: measures any of them.
+/// Companion of a STUN and TURN server: connects two devices, and measures any server.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
@@ -16,6 +18,28 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Connect to the device that has the same access key
+    ///
+    /// One side names udp or tcp and waits, the other leaves it out. Standard input goes to the
+    /// peer and the peer's bytes to standard output, nothing else does; progress goes to standard
+    /// error. End of input ends that direction; it exits when both have ended: with 0 after a
+    /// connection that ended in order, 2 for a wrong command line, 3 when nobody waited, 4 when
+    /// nobody came in time, 5 when there is no path, 6 when the other side does not have the same
+    /// key, 1 for anything else.
+    Connect(Box<pair::Connect>),
+    /// Stay, and take one device after the other
+    ///
+    /// Without --to, each device in turn talks to this terminal. With --to, all of them reach
+    /// that address through `turnctl forward`.
+    Host(Box<pair::Host>),
+    /// Make a local port the one that `turnctl host --to` serves on the other side
+    ///
+    /// Exits as `turnctl connect`; 0 when the other side ended it in order.
+    Forward(Box<pair::Forward>),
+    /// Say which NAT this machine is behind, and what that means
+    ///
+    /// Asks the server's own port and 3478 over UDP (RFC 5780). Exits with 1 when none answered.
+    Nat(Box<nat::Options>),
     /// Put load on a TURN server and say what came through
     ///
     /// Makes allocations, sends numbered and patterned payloads through them, and counts what is
@@ -28,6 +52,10 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Bench(options) => bench::run(*options),
+        Command::Connect(options) => pair::connect(&options),
+        Command::Host(options) => pair::host(&options),
+        Command::Forward(options) => pair::forward(&options),
+        Command::Nat(options) => nat::run(&options),
     };
     match done {
         Ok(code) => code,

@@ -1,0 +1,164 @@
+//! Connecting two devices: what `connect`, `host` and `forward` have in common.
+
+mod connect;
+mod events;
+mod forward;
+mod host;
+mod key;
+mod pipe;
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tokio::sync::mpsc;
+use turnserver::client::connect::{ConnectError, Connector};
+use turnserver::client::rendezvous::ServerUrl;
+use turnserver::pairing;
+
+pub(crate) use connect::{Options as Connect, run as connect};
+pub(crate) use forward::{Options as Forward, run as forward};
+pub(crate) use host::{Options as Host, run as host};
+
+use events::Events;
+
+/// What the two want between them, or which kind of local port is forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    Udp,
+    Tcp,
+}
+
+impl From<Protocol> for pairing::Protocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Udp => Self::Udp,
+            Protocol::Tcp => Self::Tcp,
+        }
+    }
+}
+
+/// With whom.
+#[derive(Args)]
+struct Meeting {
+    /// The pairing server: `host:port`, or its http or https URL
+    server: ServerUrl,
+    /// The access key that both devices have; `-` takes it from --key-file or TURNCTL_KEY
+    ///
+    /// An argument can be seen in the list of processes by everybody on this machine. A file or
+    /// the environment variable TURNCTL_KEY cannot.
+    key: String,
+}
+
+/// How.
+#[derive(Args)]
+struct Manner {
+    /// File whose first line is the access key, for the key `-`
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Local address of every connection
+    #[arg(long, value_name = "IP")]
+    bind: Option<IpAddr>,
+    /// How often each address of the peer is tried
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    tries: Option<u32>,
+    /// Seconds for the search for a direct path
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// Do not look for a direct path
+    #[arg(long)]
+    relay_only: bool,
+    /// File with certificates (PEM) to trust in place of the system's, for https
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Progress on standard error as JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// A number of seconds, whole or not, above zero.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "not a number of seconds")?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("not a time above zero".into()),
+    }
+}
+
+/// Why a command ends before its time.
+enum Failure {
+    /// The command line asks for what cannot be: exit status 2.
+    Usage(String),
+    /// The two are not connected.
+    Connect(ConnectError),
+    /// The connection broke, or something on this machine did.
+    Broken(String),
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(error)
+    }
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Connect(error) => error.exit_code(),
+            Self::Broken(_) => 1,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Usage(text) | Self::Broken(text) => text.clone(),
+            Self::Connect(error) => error.to_string(),
+        }
+    }
+}
+
+/// A builder with all that was said on the command line, and where to tell what happens.
+fn prepare(meeting: &Meeting, manner: &Manner) -> Result<(Connector, Events), Failure> {
+    let key = key::read(&meeting.key, manner.key_file.as_deref())?;
+    let (progress, told) = mpsc::unbounded_channel();
+    let mut connector = Connector::new(meeting.server.clone(), key)
+        .relay_only(manner.relay_only)
+        .progress(progress);
+    if let Some(ip) = manner.bind {
+        connector = connector.bind(ip);
+    }
+    if let Some(tries) = manner.tries {
+        connector = connector.tries(tries);
+    }
+    if let Some(timeout) = manner.timeout {
+        connector = connector.punch_timeout(timeout);
+    }
+    if let Some(path) = &manner.ca {
+        let pem = std::fs::read(path)
+            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+        connector = connector.roots(pem);
+    }
+    Ok((connector, Events::new(manner.json, told)))
+}
+
+/// Runs a command to its end and says how it ended.
+fn run(json: bool, command: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let ended = runtime.block_on(command);
+    // What still runs has nothing to say any more.
+    runtime.shutdown_background();
+    Ok(match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            events::failed(json, failure.exit_code(), &failure.message());
+            ExitCode::from(failure.exit_code())
+        }
+    })
+}

@@ -1,0 +1,522 @@
+//! `turnctl connect`, `host`, `forward` and `nat` as scripts use them: two processes and the
+//! built server.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{Config, Server};
+use turnserver::client::rendezvous::{Rendezvous, SocketOptions};
+use turnserver::pairing::{AccessKey, ClientMessage, Join, Role, ServerMessage, SessionId};
+
+/// For anything that has to happen at all.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running `turnctl … --json`. Ended when dropped.
+struct Turnctl {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Option<ChildStdout>,
+    events: Receiver<Value>,
+    seen: Vec<Value>,
+}
+
+impl Drop for Turnctl {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            self.seen.extend(self.events.try_iter());
+            eprintln!("{:#?}", self.seen);
+        }
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_turnctl"));
+    command
+        .args(arguments)
+        .env_remove("TURNCTL_KEY")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+impl Turnctl {
+    fn start(arguments: &[&str]) -> Self {
+        Self::spawn(command(arguments).arg("--json"))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("turnctl starts");
+        let stderr = child.stderr.take().expect("piped");
+        let (sender, events) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let line = line.expect("UTF-8");
+                // Nothing but objects, one a line.
+                let event = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                let _ = sender.send(event);
+            }
+        });
+        Self {
+            input: child.stdin.take(),
+            output: child.stdout.take(),
+            child,
+            events,
+            seen: Vec::new(),
+        }
+    }
+
+    /// The next event of this name.
+    fn event(&mut self, name: &str) -> Value {
+        loop {
+            let event = self.events.recv_timeout(PATIENCE).expect(name);
+            assert!(event.is_object(), "{event} is no JSON object");
+            self.seen.push(event.clone());
+            if event["event"] == name {
+                return event;
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let input = self.input.as_mut().expect("open");
+        input.write_all(bytes).expect("taken");
+    }
+
+    fn end_input(&mut self) {
+        self.input = None;
+    }
+
+    /// All of standard output, to its end.
+    fn rest(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut output = self.output.take().expect("not yet read");
+        output.read_to_end(&mut all).expect("readable");
+        all
+    }
+
+    fn exit_code(&mut self) -> i32 {
+        let until = now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status.code().expect("not killed");
+            }
+            assert!(now() < until, "it does not end");
+            thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests of real processes have a real clock"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// A server that pairs.
+fn start() -> Server {
+    Server::with(Config {
+        signaling: Some(String::new()),
+        ..Config::default()
+    })
+}
+
+fn pairing(server: &Server) -> String {
+    server.signaling().to_string()
+}
+
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    let byte = |at: usize| (at % 251) as u8 ^ seed;
+    (0..len).map(byte).collect()
+}
+
+/// The two commands of the README, in two processes: 1 MB each way, and each direction ends
+/// alone.
+fn pipes(server: &Server, key: &str, protocol: &str, extra: &[&str]) -> (Value, Value) {
+    let at = pairing(server);
+    let mut first = Turnctl::start(&[&["connect", &at, key, protocol][..], extra].concat());
+    first.event("waiting");
+    let mut second = Turnctl::start(&[&["connect", &at, key][..], extra].concat());
+    let (forth, back) = (pattern(1_000_000, 1), pattern(1_000_000, 2));
+    let mut input = first.input.take().expect("open");
+    let sent = forth.clone();
+    let writing = thread::spawn(move || input.write_all(&sent).expect("taken"));
+    let got = second.rest_while_input_is_open();
+    writing.join().expect("written");
+    assert!(got == forth, "{} bytes came through", got.len());
+    // Only now the other direction: the first one has ended alone.
+    let mut input = second.input.take().expect("open");
+    let sent = back.clone();
+    let writing = thread::spawn(move || input.write_all(&sent).expect("taken"));
+    assert!(first.rest() == back, "the other direction");
+    writing.join().expect("written");
+    let paths = (first.event("path"), second.event("path"));
+    assert_eq!((first.exit_code(), second.exit_code()), (0, 0));
+    paths
+}
+
+impl Turnctl {
+    /// Standard output to its end, while standard input is still open.
+    fn rest_while_input_is_open(&mut self) -> Vec<u8> {
+        assert!(self.input.is_some());
+        self.rest()
+    }
+}
+
+#[test]
+fn pipes_carry_both_directions_and_end_each_alone() {
+    let server = start();
+    for protocol in ["udp", "tcp"] {
+        let (first, second) = pipes(&server, protocol, protocol, &[]);
+        for path in [first, second] {
+            let mut fields: Vec<_> = path.as_object().expect("an object").keys().collect();
+            fields.sort();
+            let all = [
+                "event", "local", "nat", "path", "reason", "remote", "rtt_ms",
+            ];
+            assert_eq!(fields, all);
+            let kind = path["path"].as_str().expect("a text");
+            assert!(["direct", "relayed"].contains(&kind), "{kind}");
+            let address = path["remote"].as_str().expect("an address");
+            address.parse::<SocketAddr>().expect("an address");
+        }
+    }
+}
+
+#[test]
+fn without_a_direct_path_the_relay_carries_everything() {
+    let server = start();
+    for protocol in ["udp", "tcp"] {
+        let (first, second) = pipes(&server, protocol, protocol, &["--relay-only"]);
+        assert_eq!(
+            (&first["path"], &second["path"]),
+            (&"relayed".into(), &"relayed".into())
+        );
+    }
+}
+
+#[test]
+fn words_instead_of_json_and_still_only_the_peers_bytes_on_standard_output() {
+    let server = start();
+    let at = pairing(&server);
+    let mut first = Turnctl::spawn(&mut command(&["connect", &at, "k", "udp"]));
+    let waiting = first.events.recv_timeout(PATIENCE).expect("a line");
+    assert!(
+        waiting
+            .as_str()
+            .expect("words")
+            .starts_with("waiting for the other device")
+    );
+    let mut second = Turnctl::spawn(&mut command(&["connect", &at, "k"]));
+    first.write(b"hello\n");
+    first.end_input();
+    second.end_input();
+    assert_eq!(second.rest(), b"hello\n");
+    assert_eq!(first.rest(), b"");
+    assert_eq!((first.exit_code(), second.exit_code()), (0, 0));
+    let lines: Vec<String> = first.events.iter().map(|line| line.to_string()).collect();
+    assert!(
+        lines.iter().any(|line| line.contains("connected ")),
+        "{lines:?}"
+    );
+}
+
+/// Joins as somebody who learned the rendezvous id, and not the key.
+async fn impostor(server: &Server, key: &str) -> (Rendezvous, SessionId) {
+    let url = pairing(server).parse().expect("a server");
+    let connected = Rendezvous::connect(&url, &SocketOptions::default()).await;
+    let mut rendezvous = connected.expect("connected");
+    let join = ClientMessage::Join(Join {
+        role: Role::Receiver,
+        id: Some(AccessKey::new(key).expect("a key").rendezvous_id()),
+        access_key: None,
+        protocol: None,
+        target_ip: None,
+        wait_s: None,
+        host: false,
+        endpoints: Vec::new(),
+    });
+    rendezvous.send(&join).await.expect("sent");
+    loop {
+        if let ServerMessage::Paired { session, .. } = rendezvous.next().await.expect("open") {
+            return (rendezvous, session);
+        }
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+#[test]
+fn every_failure_has_its_exit_code() {
+    let server = start();
+    let at = pairing(&server);
+    let fails = |arguments: &[&str], code: i32, word: &str| {
+        let mut failing = Turnctl::start(arguments);
+        let error = failing.event("error");
+        assert_eq!(failing.exit_code(), code, "{arguments:?}: {error}");
+        assert_eq!(error["exit_code"], code);
+        let message = error["message"].as_str().expect("a text");
+        assert!(message.contains(word), "{message}");
+        assert_eq!(failing.rest(), b"", "standard output is the peer's");
+    };
+    // 3: nobody waited, and that at once.
+    let started = now();
+    fails(&["connect", &at, "k"], 3, "nobody waits");
+    assert!(started.elapsed() < Duration::from_secs(10));
+    // 4: nobody came.
+    let started = now();
+    fails(
+        &["connect", &at, "k", "udp", "--wait", "1"],
+        4,
+        "nobody came",
+    );
+    assert!(started.elapsed() < Duration::from_secs(10));
+    // 1: anything else, as a server that is not there.
+    fails(
+        &["connect", "127.0.0.1:9", "k", "tcp"],
+        1,
+        "nothing listens",
+    );
+    // 2: the command line.
+    fails(&["connect", &at, ""], 2, "empty");
+    fails(&["connect", &at, "-"], 2, "TURNCTL_KEY");
+    fails(&["connect", &at, "k", "--wait", "3"], 2, "--wait");
+    for wrong in [
+        &["connect", &at, "k", "sctp"][..],
+        &["connect", &at],
+        &["connect", "nowhere", "k"],
+        &["connect", "ftp://a:1", "k"],
+        &["connect", &at, "k", "udp", "300.0.0.1"],
+        &["connect", &at, "k", "udp", "--wait", "0"],
+        &["forward", &at, "k", "tcp", "x"],
+    ] {
+        assert_eq!(Turnctl::start(wrong).exit_code(), 2, "{wrong:?}");
+    }
+    // 6: somebody without the key. He is told by what he sends.
+    let mut first = Turnctl::start(&["connect", &at, "k6", "udp"]);
+    first.event("waiting");
+    block_on(async {
+        let (mut rendezvous, session) = impostor(&server, "k6").await;
+        let blob = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned();
+        let signal = ClientMessage::Signal { session, blob };
+        rendezvous.send(&signal).await.expect("sent");
+        // Stays until the other has gone.
+        while let Ok(message) = rendezvous.next().await {
+            if matches!(message, ServerMessage::PeerLeft { .. }) {
+                break;
+            }
+        }
+    });
+    assert_eq!(first.exit_code(), 6);
+    assert_eq!(first.rest(), b"");
+    // 5: somebody came and went, and there is no path to nobody.
+    let mut first = Turnctl::start(&["connect", &at, "k5", "udp"]);
+    first.event("waiting");
+    block_on(async { impostor(&server, "k5").await.0.close().await });
+    assert_eq!(first.exit_code(), 5);
+}
+
+#[test]
+fn only_the_named_address_is_taken_and_the_own_one_can_be_chosen() {
+    let server = start();
+    let at = pairing(&server);
+    let mut first = Turnctl::start(&["connect", &at, "k", "udp", "127.0.0.9"]);
+    first.event("waiting");
+    let mut other = Turnctl::start(&["connect", &at, "k"]);
+    assert_eq!(other.exit_code(), 3, "another address");
+    let mut named = Turnctl::start(&["connect", &at, "k", "--bind", "127.0.0.9"]);
+    let peer = first.event("paired")["peer"].clone();
+    assert!(
+        peer.as_str().expect("an address").starts_with("127.0.0.9:"),
+        "{peer}"
+    );
+    first.end_input();
+    named.end_input();
+    assert_eq!((first.exit_code(), named.exit_code()), (0, 0));
+}
+
+#[test]
+fn the_key_need_not_be_an_argument() {
+    let server = start();
+    let at = pairing(&server);
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("key");
+    std::fs::write(&file, "the key\nnot this\n").expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let mut first = Turnctl::start(&["connect", &at, "-", "tcp", "--key-file", file]);
+    first.event("waiting");
+    let shown = std::fs::read(format!("/proc/{}/cmdline", first.child.id())).expect("running");
+    assert!(!String::from_utf8_lossy(&shown).contains("the key"));
+    let mut second = command(&["connect", &at, "-", "--json"]);
+    let mut second = Turnctl::spawn(second.env("TURNCTL_KEY", "the key"));
+    second.write(b"it fits");
+    first.end_input();
+    second.end_input();
+    assert_eq!(first.rest(), b"it fits");
+    assert_eq!((first.exit_code(), second.exit_code()), (0, 0));
+    assert!(!server.log().contains("the key"), "nor is it in the log");
+}
+
+#[test]
+fn a_host_stays_and_talks_to_one_after_the_other() {
+    let server = start();
+    let at = pairing(&server);
+    let mut host = Turnctl::start(&["host", &at, "k", "udp"]);
+    host.event("registered");
+    host.end_input();
+    for name in ["one", "two"] {
+        let mut guest = Turnctl::start(&["connect", &at, "k"]);
+        guest.write(name.as_bytes());
+        guest.end_input();
+        assert_eq!(guest.exit_code(), 0, "{name}");
+        host.event("device_left");
+    }
+    let mut heard = [0; 6];
+    let output = host.output.as_mut().expect("open");
+    output.read_exact(&mut heard).expect("both were heard");
+    assert_eq!(&heard, b"onetwo");
+}
+
+fn local(forwarding: &mut Turnctl) -> SocketAddr {
+    let event = forwarding.event("listening");
+    let local = event["local"].as_str().expect("an address");
+    local.parse().expect("an address")
+}
+
+/// Sends back what it gets, in capitals, until the end.
+fn shouting_service() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            thread::spawn(move || {
+                let mut text = Vec::new();
+                stream.read_to_end(&mut text).expect("readable");
+                text.make_ascii_uppercase();
+                stream.write_all(&text).expect("writable");
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_tcp_port_is_forwarded_to_many_at_once() {
+    let server = start();
+    let at = pairing(&server);
+    let to = shouting_service().to_string();
+    let mut host = Turnctl::start(&["host", &at, "k", "tcp", "--to", &to]);
+    host.event("registered");
+    let mut forward = Turnctl::start(&["forward", &at, "k", "tcp", "0"]);
+    let local = local(&mut forward);
+    let mut streams: Vec<_> = (0..8)
+        .map(|_| TcpStream::connect(local).expect("the port is there"))
+        .collect();
+    for (number, stream) in streams.iter_mut().enumerate() {
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream
+            .write_all(format!("hello {number}").as_bytes())
+            .expect("writable");
+        stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("half closed");
+    }
+    for (number, stream) in streams.iter_mut().enumerate() {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("readable");
+        assert_eq!(answer, format!("HELLO {number}"));
+    }
+    // The device leaves, and the host takes the next one.
+    drop(forward);
+    let mut forward = Turnctl::start(&["forward", &at, "k", "tcp", "0"]);
+    let mut stream = TcpStream::connect(self::local(&mut forward)).expect("the port is there");
+    stream.write_all(b"again").expect("writable");
+    stream
+        .shutdown(std::net::Shutdown::Write)
+        .expect("half closed");
+    let mut answer = String::new();
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream.read_to_string(&mut answer).expect("readable");
+    assert_eq!(answer, "AGAIN");
+}
+
+#[test]
+fn a_udp_port_is_forwarded_to_many_at_once() {
+    let server = start();
+    let at = pairing(&server);
+    let service = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+    let to = service.local_addr().expect("bound").to_string();
+    thread::spawn(move || {
+        let mut buffer = [0; 2000];
+        loop {
+            let (len, from) = service.recv_from(&mut buffer).expect("readable");
+            buffer[..len].make_ascii_uppercase();
+            service.send_to(&buffer[..len], from).expect("writable");
+        }
+    });
+    let mut host = Turnctl::start(&["host", &at, "k", "udp", "--to", &to]);
+    host.event("registered");
+    let mut forward = Turnctl::start(&["forward", &at, "k", "udp", "0"]);
+    let local = local(&mut forward);
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let client = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+            client.connect(local).expect("loopback");
+            client
+                .set_read_timeout(Some(Duration::from_millis(500)))
+                .expect("set");
+            client
+        })
+        .collect();
+    for (number, client) in clients.iter().enumerate() {
+        let (question, wanted) = (format!("hello {number}"), format!("HELLO {number}"));
+        let mut buffer = [0; 2000];
+        // Datagrams may be lost on the way.
+        let answered = (0..20).any(|_| {
+            client.send(question.as_bytes()).expect("sent");
+            matches!(client.recv(&mut buffer), Ok(len) if buffer[..len] == *wanted.as_bytes())
+        });
+        assert!(answered, "{wanted}");
+    }
+}
+
+#[test]
+fn the_nat_is_described_in_words_and_as_json() {
+    let server = start();
+    let at = pairing(&server);
+    let run = |arguments: &[&str]| {
+        let output = command(arguments).output().expect("turnctl runs");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        (output.status.code(), text)
+    };
+    let (code, words) = run(&["nat", &at]);
+    assert_eq!(code, Some(0), "{words}");
+    for word in ["none, there is no NAT", "Filtering:", "Outlook:", "Router:"] {
+        assert!(words.contains(word), "{words}");
+    }
+    let (code, line) = run(&["nat", &at, "--json"]);
+    assert_eq!(code, Some(0), "{line}");
+    let report: Value = serde_json::from_str(&line).expect("one object");
+    assert_eq!(report["mapping"], "none");
+    assert_eq!(report["ports"], "preserved");
+    assert!(report["outlook"].is_string());
+    let (code, words) = run(&["nat", "nobody.invalid:3478"]);
+    assert_eq!((code, words.as_str()), (Some(1), ""));
+}
