@@ -153,7 +153,11 @@ class Attempt:
         result.first_byte = max(end.arrived for end in self.ends) - start
         # A stream does not move; datagrams do, to the direct path.
         waits = self.settle if self.protocol == "udp" else 1
-        self.watch(waits, lambda: all(end.path() == "direct" for end in self.ends))
+        self.watch(
+            waits,
+            lambda: all(end.path() == "direct" for end in self.ends)
+            or all(end.when("gave_up") for end in self.ends),
+        )
         for end, peer in zip(self.ends, reversed(range(2))):
             line = self.line(end)
             lines[1 - peer] += line

@@ -64,12 +64,10 @@ pub struct Config {
     pub timeout: Duration,
     /// Between two dials of one address, at least.
     pub spacing: Duration,
-    /// Hops that the first SYN to each address may take; `None` for no such opener.
-    pub opener_ttl: Option<u32>,
 }
 
 impl Config {
-    /// 50 tries in 10 s, 200 ms apart, the first with 2 hops to live.
+    /// 50 tries in 10 s, 200 ms apart.
     pub const fn new(role: Role, secret: [u8; 32]) -> Self {
         Self {
             role,
@@ -77,7 +75,6 @@ impl Config {
             tries: 50,
             timeout: Duration::from_secs(10),
             spacing: Duration::from_millis(200),
-            opener_ttl: Some(2),
         }
     }
 }
@@ -183,7 +180,7 @@ impl Attempt {
             role: config.role,
             verifier: Verifier::new(&config.secret, config.role),
             sockets,
-            schedule: Schedule::new(config.tries, config.spacing, config.opener_ttl),
+            schedule: Schedule::new(config.tries, config.spacing),
             tasks: JoinSet::new(),
             unproven: VecDeque::new(),
             spare: VecDeque::new(),
@@ -231,7 +228,7 @@ impl Attempt {
                 continue;
             };
             self.tasks.spawn(async move {
-                let dialled = timeout(dial.patience, sockets::dial(from, dial)).await;
+                let dialled = timeout(dial.patience, sockets::dial(from, dial.address)).await;
                 let dialled = dialled.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
                 Ended::Dialled(dial, now, dialled)
             });
@@ -274,7 +271,11 @@ impl Attempt {
             }
             Ended::Dialled(dial, began, Err(error)) => {
                 self.failed.refused += u32::from(error.kind() != io::ErrorKind::TimedOut);
-                self.schedule.ended(dial.address, began, Instant::now());
+                if error.kind() == io::ErrorKind::ConnectionRefused {
+                    self.schedule.refused(dial.address, began, Instant::now());
+                } else {
+                    self.schedule.ended(dial.address, began, Instant::now());
+                }
             }
             Ended::Proven(Ok(proven)) => match self.role {
                 Role::Initiator => {

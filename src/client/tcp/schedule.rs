@@ -8,9 +8,11 @@ use tokio::time::Instant;
 /// The most addresses of a peer that are dialled.
 pub(super) const MAX_TARGETS: usize = 16;
 
-/// How long the opener may take: it is meant to be lost.
-const OPENER_PATIENCE: Duration = Duration::from_millis(250);
-/// How long the first full dial may take. Each next one may take so much longer again: a dial
+/// How often a refused dial to one address is repeated before it counts as any other.
+pub(super) const REFUSALS: u32 = 200;
+/// How many of those come without a pause.
+const IN_A_ROW: u32 = 10;
+/// How long the first dial may take. Each next one may take so much longer again: a dial
 /// that is broken off too early spoils the answer that is on its way.
 const PATIENCE: Duration = Duration::from_secs(1);
 const MOST_PATIENCE: Duration = Duration::from_secs(4);
@@ -20,8 +22,6 @@ const MOST_PATIENCE: Duration = Duration::from_secs(4);
 pub(super) struct Dial {
     /// To whom.
     pub(super) address: SocketAddr,
-    /// Hops after which the SYN shall die; `None` for the system's default.
-    pub(super) ttl: Option<u32>,
     /// When to break it off.
     pub(super) patience: Duration,
 }
@@ -29,30 +29,32 @@ pub(super) struct Dial {
 struct Target {
     address: SocketAddr,
     dials: u32,
+    /// Dials that were refused and soon repeated. They are not counted.
+    refused: u32,
     /// `None` while a dial is under way: there can be only one with the same addresses.
     next: Option<Instant>,
 }
 
 /// Repeats dials to each address of the peer, spaced, one at a time.
 ///
-/// The first one is an opener: with few hops to live it makes the own NAT expect the peer,
-/// without the peer's NAT seeing something that it would take for a stray and answer with a
-/// reset, which many NATs remember.
+/// Some routers refuse a SYN that comes before their host's own. Then the peer's is on its way as a
+/// rule, and refused here for the same reason, until two meet: so a refused dial is repeated at
+/// once, many times. A SYN with a low TTL would not be refused, but spoil the answer: the own NAT
+/// remembers its sequence number, to which that of another socket, the listener above all, does
+/// not belong, and drops what does not.
 pub(super) struct Schedule {
     targets: Vec<Target>,
     tries: u32,
     spacing: Duration,
-    opener_ttl: Option<u32>,
 }
 
 impl Schedule {
     /// Dials each address `tries` times at most, not more often than each `spacing`.
-    pub(super) const fn new(tries: u32, spacing: Duration, opener_ttl: Option<u32>) -> Self {
+    pub(super) const fn new(tries: u32, spacing: Duration) -> Self {
         Self {
             targets: Vec::new(),
             tries,
             spacing,
-            opener_ttl,
         }
     }
 
@@ -69,6 +71,7 @@ impl Schedule {
         self.targets.push(Target {
             address,
             dials: 0,
+            refused: 0,
             next: Some(now),
         });
     }
@@ -83,27 +86,41 @@ impl Schedule {
         let target = due.next()?;
         target.next = None;
         target.dials += 1;
-        let opener = self.opener_ttl.filter(|_| target.dials == 1);
-        let full = target.dials - u32::from(self.opener_ttl.is_some());
         Some(Dial {
             address: target.address,
-            ttl: opener,
-            patience: match opener {
-                Some(_) => OPENER_PATIENCE,
-                None => (PATIENCE * full).min(MOST_PATIENCE),
-            },
+            patience: (PATIENCE * target.dials).min(MOST_PATIENCE),
         })
     }
 
     /// A dial that began at `began` led to nothing.
     pub(super) fn ended(&mut self, address: SocketAddr, began: Instant, now: Instant) {
-        let found = self
-            .targets
-            .iter_mut()
-            .find(|target| target.address == address);
-        if let Some(target) = found {
-            target.next = Some(now.max(began + self.spacing));
+        let next = now.max(began + self.spacing);
+        if let Some(target) = self.find(address) {
+            target.next = Some(next);
         }
+    }
+
+    /// A dial that began at `began` was refused.
+    pub(super) fn refused(&mut self, address: SocketAddr, began: Instant, now: Instant) {
+        match self.find(address) {
+            Some(target) if target.refused < REFUSALS => {
+                target.refused += 1;
+                target.dials -= 1;
+                // Of different lengths, so that the two sides do not miss each other for ever.
+                let pause = match target.refused % IN_A_ROW {
+                    0 => target.refused / IN_A_ROW % 7 + 1,
+                    _ => 0,
+                };
+                target.next = Some(now + Duration::from_millis(pause.into()));
+            }
+            _ => self.ended(address, began, now),
+        }
+    }
+
+    fn find(&mut self, address: SocketAddr) -> Option<&mut Target> {
+        self.targets
+            .iter_mut()
+            .find(|target| target.address == address)
     }
 
     /// When the next dial is due, if any is.
@@ -117,7 +134,8 @@ impl Schedule {
 
     /// How many dials there were.
     pub(super) fn dials(&self) -> u32 {
-        self.targets.iter().map(|target| target.dials).sum()
+        let dials = |target: &Target| target.dials + target.refused;
+        self.targets.iter().map(dials).sum()
     }
 }
 
@@ -134,7 +152,7 @@ mod tests {
     #[test]
     fn dials_are_spaced_single_and_counted() {
         let start = Instant::now();
-        let mut schedule = Schedule::new(4, SPACING, Some(2));
+        let mut schedule = Schedule::new(4, SPACING);
         assert_eq!(schedule.next(), None);
         let peer = address("192.0.2.1:1");
         schedule.add(peer, start);
@@ -145,26 +163,46 @@ mod tests {
             now = next.max(now);
             dials.push((now - start, schedule.due(now).expect("due")));
             assert_eq!(schedule.due(now + SPACING), None, "one at a time");
-            // Refused at once.
+            // No way there, at once.
             schedule.ended(peer, now, now + SPACING / 4);
         }
         let times: Vec<_> = dials.iter().map(|(at, _)| *at).collect();
         assert_eq!(times, [Duration::ZERO, SPACING, SPACING * 2, SPACING * 3]);
-        let ttls: Vec<_> = dials.iter().map(|(_, dial)| dial.ttl).collect();
-        assert_eq!(ttls, [Some(2), None, None, None]);
         let patience = dials.iter().map(|(_, dial)| dial.patience);
         assert!(patience.is_sorted(), "later dials wait longer");
         assert_eq!(schedule.dials(), 4);
     }
 
     #[test]
+    fn a_refused_dial_is_repeated_at_once_but_not_for_ever() {
+        let start = Instant::now();
+        let round_trip = Duration::from_micros(50);
+        let mut schedule = Schedule::new(3, SPACING);
+        let peer = address("192.0.2.1:1");
+        schedule.add(peer, start);
+        let mut times = Vec::new();
+        while let Some(now) = schedule.next() {
+            times.push(now);
+            assert_eq!(schedule.due(now).map(|dial| dial.address), Some(peer));
+            schedule.refused(peer, now, now + round_trip);
+        }
+        assert_eq!(times.len(), 3 + REFUSALS as usize);
+        let steps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let (soon, later) = steps.split_at(REFUSALS as usize);
+        let at_once = soon.iter().filter(|&&step| step == round_trip).count();
+        assert_eq!(at_once as u32, REFUSALS - REFUSALS / IN_A_ROW);
+        assert!(soon.iter().all(|&step| step < Duration::from_millis(8)));
+        assert_eq!(later, [SPACING; 2]);
+    }
+
+    #[test]
     fn a_slow_dial_is_repeated_at_once() {
         let start = Instant::now();
-        let mut schedule = Schedule::new(9, SPACING, None);
+        let mut schedule = Schedule::new(9, SPACING);
         let peer = address("[2001:db8::1]:1");
         schedule.add(peer, start);
         let dial = schedule.due(start).expect("due");
-        assert_eq!((dial.address, dial.ttl), (peer, None));
+        assert_eq!(dial.address, peer);
         schedule.ended(peer, start, start + dial.patience);
         assert_eq!(schedule.next(), Some(start + dial.patience));
     }
@@ -172,7 +210,7 @@ mod tests {
     #[test]
     fn what_nobody_has_is_not_dialled_nor_too_many() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(1, SPACING, None);
+        let mut schedule = Schedule::new(1, SPACING);
         for text in [
             "192.0.2.1:0",
             "0.0.0.0:1",

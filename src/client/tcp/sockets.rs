@@ -3,11 +3,9 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::rendezvous::shared_tcp_socket;
-use super::schedule::Dial;
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: u32 = 32;
@@ -104,22 +102,6 @@ fn listen(ip: IpAddr, port: u16) -> io::Result<TcpListener> {
 }
 
 /// Makes the connection that a dial asks for.
-pub(super) async fn dial(from: SocketAddr, dial: Dial) -> io::Result<TcpStream> {
-    let socket = shared_tcp_socket(from)?;
-    let Some(ttl) = dial.ttl else {
-        return socket.connect(dial.address).await;
-    };
-    let set = |stream: SockRef<'_>, ttl| match dial.address {
-        SocketAddr::V4(_) => stream.set_ttl_v4(ttl),
-        SocketAddr::V6(_) => stream.set_unicast_hops_v6(ttl),
-    };
-    let usual = match dial.address {
-        SocketAddr::V4(_) => SockRef::from(&socket).ttl_v4()?,
-        SocketAddr::V6(_) => SockRef::from(&socket).unicast_hops_v6()?,
-    };
-    set(SockRef::from(&socket), ttl)?;
-    let stream = socket.connect(dial.address).await?;
-    // The peer was near, or its own SYN came in: from here on it is a connection as any other.
-    set(SockRef::from(&stream), usual)?;
-    Ok(stream)
+pub(super) async fn dial(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    shared_tcp_socket(from)?.connect(to).await
 }

@@ -2,6 +2,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::net::{TcpListener, TcpSocket};
 
+use super::schedule::REFUSALS;
 use super::*;
 use crate::client::rendezvous::shared_tcp_socket;
 
@@ -237,11 +238,14 @@ async fn tries_and_time_are_honoured() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         listener.local_addr().expect("bound")
     };
-    for (tries, peers, dials) in [(5, vec![closed], 5), (500, vec![], 0)] {
+    // A closed port refuses, which is tried again besides.
+    let refused = 5 + REFUSALS;
+    for (tries, peers, dials) in [(5, vec![closed], refused), (500, vec![], 0)] {
         let one = side(Role::Initiator, "127.0.0.1");
         let config = Config {
             tries,
             timeout: Duration::from_millis(700),
+            spacing: Duration::from_millis(20),
             ..one.config
         };
         let started = std::time::Duration::from_millis(700);
