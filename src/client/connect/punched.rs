@@ -17,6 +17,10 @@ pub(super) enum Inner {
     /// Of a udp session.
     Session {
         session: Session,
+        #[cfg_attr(
+            not(feature = "client"),
+            expect(dead_code, reason = "only byte streams take them")
+        )]
         datagrams: StreamDatagrams,
     },
     Tcp {

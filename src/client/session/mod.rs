@@ -214,6 +214,7 @@ impl Session {
     }
 
     /// Sends unless somebody would have to wait for it.
+    #[cfg(feature = "client")]
     pub(crate) fn try_send(&self, kind: Kind, data: Vec<u8>) -> io::Result<()> {
         match self.commands.try_send(Command::Send(kind, data)) {
             Ok(()) => Ok(()),
@@ -223,6 +224,7 @@ impl Session {
     }
 
     /// Waits until [`Session::try_send`] may work.
+    #[cfg(feature = "client")]
     pub(crate) async fn writable(&self) -> io::Result<()> {
         let room = self.commands.reserve().await;
         room.map(drop).map_err(|_| self.ended_error())
