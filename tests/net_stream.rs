@@ -510,6 +510,51 @@ fn frames_of_one_read_do_not_overwrite_each_other() {
     }
 }
 
+/// Connections that are ready together are read into one place, one behind the other.
+#[test]
+fn connections_that_are_ready_together_keep_their_bytes_apart() {
+    let server = Server::start(Setup {
+        threads: 1,
+        listeners: vec![listener(Protocol::Tcp, "127.0.0.1:0")],
+        ..Setup::default()
+    });
+    let peer = peer("127.0.0.1");
+    let mut clients: Vec<(Client, SocketAddr)> = (0..24)
+        .map(|_| {
+            let mut client = Client::tcp(server.address(0));
+            let relayed = client.allocate();
+            client.bind_channel(0x4000, peer.local_addr().expect("bound"));
+            (client, relayed)
+        })
+        .collect();
+    for round in 0..20 {
+        // Two that take more than one place, and many short ones; all in two pieces, so that
+        // most have something carried over.
+        let payloads: Vec<Vec<u8>> = (0..clients.len())
+            .map(|n| {
+                let len = match n {
+                    5 => 40_000,
+                    15 => 30_000,
+                    _ => [3, 200, 2500][(n + round) % 3],
+                };
+                (0..len).map(|at| (at + 7 * n + round) as u8).collect()
+            })
+            .collect();
+        for half in 0..2 {
+            for ((client, _), payload) in clients.iter_mut().zip(&payloads) {
+                let frame = channel_frame(0x4000, payload);
+                let (first, second) = frame.split_at(frame.len() / 2);
+                client.send(if half == 0 { first } else { second });
+            }
+        }
+        for _ in &clients {
+            let (data, from) = receive_from(&peer);
+            let sender = clients.iter().position(|(_, relayed)| *relayed == from);
+            assert!(data == payloads[sender.expect("one of them")], "{round}");
+        }
+    }
+}
+
 #[test]
 fn new_handshakes_see_a_new_certificate_and_old_connections_stay() {
     let pem = Pem::new();

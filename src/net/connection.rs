@@ -154,6 +154,11 @@ impl Connection {
         self.socket.as_fd()
     }
 
+    /// How many bytes were left over.
+    pub(super) fn carried(&self) -> usize {
+        self.input.len()
+    }
+
     /// Puts what was left over and what has come since into `data`; returns how many bytes
     /// that are. `scratch` is for bytes as they are on the wire.
     pub(super) fn fill(

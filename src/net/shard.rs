@@ -79,6 +79,8 @@ pub(super) struct Shard<P> {
     mailboxes: Arc<[Mailbox]>,
     audit: AuditSink,
     scratch: Box<[u8; READ_SIZE]>,
+    /// The slot that connections are read into in this batch, and how much of it they took.
+    reading: Option<(Slot, usize)>,
     now: Now,
     /// When this batch began, by the kernel's clock of arrivals.
     unix_micros: u64,
@@ -120,6 +122,7 @@ impl<P: DataPlane> Shard<P> {
             mailboxes,
             audit,
             scratch: Box::new([0; READ_SIZE]),
+            reading: None,
             now: clock::now(),
             unix_micros: clock::unix_micros(),
             standing: StandingQueue::default(),
@@ -130,6 +133,7 @@ impl<P: DataPlane> Shard<P> {
     pub(super) fn run(mut self) -> io::Result<()> {
         loop {
             self.plane.wait(self.timeout(), self.now.mono)?;
+            self.reading = None;
             self.now = clock::now();
             self.unix_micros = clock::unix_micros();
             let mut stop = false;

@@ -143,7 +143,9 @@ pub(super) struct Uring {
     sent: Vec<Sent>,
     /// For sends that are repeated one by one.
     sender: Sender,
+    /// Datagrams, and readiness of descriptors, that were handed out in this batch.
     handed_out: usize,
+    readied: usize,
     used_streams: usize,
     used_bounces: usize,
     used_replies: usize,
@@ -184,6 +186,7 @@ impl Uring {
             sent: Vec::with_capacity(SUBMISSIONS),
             sender: Sender::new(1),
             handed_out: 0,
+            readied: 0,
             used_streams: 0,
             used_bounces: 0,
             used_replies: 0,
@@ -294,7 +297,7 @@ impl DataPlane for Uring {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, now: Mono) -> io::Result<()> {
-        self.pace.note(now, self.handed_out);
+        self.pace.note(now, self.handed_out + self.readied);
         if let Some(error) = self.broken.take() {
             return Err(error);
         }
@@ -320,6 +323,7 @@ impl DataPlane for Uring {
         })?;
         self.recycle();
         self.handed_out = 0;
+        self.readied = 0;
         self.used_streams = 0;
         self.due = self.erring.len();
         if self.epoll_ready && self.events.is_empty() {

@@ -3,9 +3,9 @@
 use std::os::fd::AsFd;
 
 use super::{ACCEPT, ACCEPT_PAUSE, ACCEPTS, FRAMES, Handled, Shard};
-use crate::net::connection::{Phase, Reading, Writing};
+use crate::net::connection::{Phase, READ_SIZE, Reading, Writing};
 use crate::net::control::Command;
-use crate::net::plane::DataPlane;
+use crate::net::plane::{DataPlane, SLOT_SIZE, Slot};
 use crate::net::sys::{self, Interest};
 use crate::proto::throttle::Throttle;
 use crate::proto::{Disposition, DropReason, Mono};
@@ -104,20 +104,26 @@ impl<P: DataPlane> Shard<P> {
         if connection.phase == Phase::Closing || connection.doomed {
             return;
         }
-        let Some(slot) = self.plane.acquire() else {
+        let carried = connection.carried();
+        let Some((slot, from)) = self.room(carried) else {
             return self.streams.postpone(link);
         };
-        let data = self.plane.slot_mut(slot);
+        let Some(connection) = self.streams.get(link) else {
+            return;
+        };
+        let data = &mut self.plane.slot_mut(slot)[from..];
         let (len, reading) = connection.fill(self.now.mono, data, &mut self.scratch);
         let flow = connection.flow;
         if connection.wants_write() {
             self.streams.touch(link);
         }
-        let mut start = 0;
+        let end = from + len;
+        self.reading = Some((slot, end));
+        let mut start = from;
         let mut frames = 0;
         let mut malformed = false;
         let backlog = loop {
-            let rest = &self.plane.slot_mut(slot)[start..len];
+            let rest = &self.plane.slot_mut(slot)[start..end];
             let frame = StreamFramer::default().next(rest);
             if frame.is_err() || self.streams.is_premature(link, rest.first()) {
                 malformed = true;
@@ -148,11 +154,11 @@ impl<P: DataPlane> Shard<P> {
             self.counters.dropped(DropReason::Malformed);
             return self.streams.doom(link);
         }
-        let rest = &self.plane.slot_mut(slot)[start..len];
+        let rest = &self.plane.slot_mut(slot)[start..end];
         let Some(connection) = self.streams.get(link) else {
             return;
         };
-        connection.keep(self.now.mono, rest, backlog, start > 0);
+        connection.keep(self.now.mono, rest, backlog, frames > 0);
         match reading {
             _ if backlog => self.streams.postpone(link),
             Reading::More => self.streams.postpone(link),
@@ -160,6 +166,18 @@ impl<P: DataPlane> Shard<P> {
             Reading::End | Reading::Broken => return self.streams.doom(link),
         }
         self.streams.arm(link);
+    }
+
+    /// Where to read a connection into, and behind what: most reads are short, so many of them
+    /// share a slot. There is room for a read behind what was carried over.
+    fn room(&mut self, carried: usize) -> Option<(Slot, usize)> {
+        let wanted = carried + READ_SIZE;
+        if let Some((slot, used)) = self.reading
+            && used + wanted <= SLOT_SIZE
+        {
+            return Some((slot, used));
+        }
+        Some((self.plane.acquire()?, 0))
     }
 
     /// Writes what the batch queued, one call for each connection.

@@ -28,7 +28,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A batch that began at `now` had so many datagrams.
+    /// A batch that began at `now` had so many datagrams, or streams that had something.
     pub(super) fn note(&mut self, now: Mono, datagrams: usize) {
         self.datagrams += datagrams as u64;
         let elapsed = now.micros_since(self.start);

@@ -122,6 +122,7 @@ impl Uring {
             return Some(event);
         }
         let index = self.events.next()?;
+        self.readied += 1;
         let (token, readiness) = self.epoll.event(index);
         let token = token as u32;
         Some(Event::Ready { token, readiness })
