@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use support::tools::{need, run};
-use support::wait_until;
+use support::{binary, wait_until};
 
 /// One after the other: each alone has work for all cores.
 static TURN: Mutex<()> = Mutex::new(());
@@ -42,6 +42,23 @@ fn the_lab_is_what_it_says() {
     assert_eq!(output.code, 0, "{}", output.text);
     // Both protocols of every kind, every punched pair, and the loss.
     assert!(output.text.lines().count() > 40, "{}", output.text);
+}
+
+/// Every pair over UDP and TCP, and directly where the bars P01 and P02 say so.
+#[test]
+fn every_pair_connects() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let [python, script] = lab("matrix");
+    let (binaries, _) = binary().rsplit_once('/').expect("a path");
+    let options = [
+        "--check", "--jobs", "6", "--limit", "340", "--bin", binaries,
+    ];
+    let mut command = vec![python.as_str(), &script];
+    command.extend(options);
+    let output = run(&command, Duration::from_secs(360));
+    assert_eq!(output.code, 0, "{}", output.text);
+    // A line for each pair and protocol.
+    assert!(output.text.lines().count() >= 150, "{}", output.text);
 }
 
 /// Whoever kills a run, at whatever moment, has nothing to clear away.
