@@ -10,6 +10,8 @@ from lab import RELAY, SERVER
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BUILT = os.path.join(ROOT, "target", "release")
 CACHE = os.path.join(ROOT, "target", "compare")
+# The certificate of all servers; made anew, because it expires.
+CERTIFICATE, KEY = os.path.join(CACHE, "cert.pem"), os.path.join(CACHE, "key.pem")
 REALM, USER, PASSWORD = "example.org", "user-1", "a-password-1"
 
 
@@ -17,6 +19,7 @@ class Server:
     """How to run one. `peers` says whether it relays to peers that are not its clients."""
 
     peers = True
+    transports = ("udp", "tcp", "tls")
 
     def __init__(self, name, version):
         self.name, self.version = name, version
@@ -69,6 +72,14 @@ realm = "{REALM}"
 [[listener]]
 protocol = "udp"
 address = "{SERVER}:3478"
+[[listener]]
+protocol = "tcp"
+address = "{SERVER}:3478"
+[[listener]]
+protocol = "tls"
+address = "{SERVER}:5349"
+certificate = "{CERTIFICATE}"
+key = "{KEY}"
 [relay]
 address = "{RELAY}"
 ports = "1024-65535"
@@ -107,9 +118,9 @@ class Coturn(Server):
 
     def command(self, directory):
         return [
-            self.program, "-n", "--no-cli", "--no-tls", "--no-dtls", "--no-tcp",
+            self.program, "-n", "--no-cli", "--no-dtls", f"--cert={CERTIFICATE}", f"--pkey={KEY}",
             "--lt-cred-mech", f"--user={USER}:{PASSWORD}", f"--realm={REALM}",
-            f"--listening-ip={SERVER}", f"--relay-ip={RELAY}", "--listening-port=3478",
+            f"--listening-ip={SERVER}", f"--relay-ip={RELAY}", "--listening-port=3478", "--tls-listening-port=5349",
             "--min-port=1024", "--max-port=65535", "--relay-threads=1", "--log-file=/dev/null",
             f"--pidfile={directory}/pid", f"--userdb={directory}/db",
         ]  # fmt: skip
@@ -119,6 +130,7 @@ class TurnRs(Server):
     """Has no relay sockets: its clients reach each other only."""
 
     peers = False
+    transports = ("udp", "tcp")
     RELEASE = "4.1.5"
 
     def __init__(self):
@@ -133,7 +145,7 @@ class TurnRs(Server):
             raise RuntimeError("no cargo to install it with")
         done = subprocess.run(
             [cargo, "install", "turn-server", "--version", self.RELEASE, "--locked",
-             "--no-default-features", "--features", "udp", "--root", f"{CACHE}/turn-rs",
+             "--no-default-features", "--features", "udp,tcp", "--root", f"{CACHE}/turn-rs",
              "--target-dir", f"{CACHE}/build"],
             capture_output=True, text=True,
         )  # fmt: skip
@@ -152,6 +164,10 @@ port-range = "49152..65535"
 transport = "udp"
 listen = "{SERVER}:3478"
 external = "{SERVER}:3478"
+[[server.interfaces]]
+transport = "tcp"
+listen = "{SERVER}:3478"
+external = "{SERVER}:3478"
 [auth.static-credentials]
 {USER} = "{PASSWORD}"
 [log]
@@ -164,8 +180,17 @@ def output(command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def make_certificate():
+    """For the servers; the load generator trusts any."""
+    os.makedirs(CACHE, exist_ok=True)
+    output(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+            "-nodes", "-days", "7", "-subj", f"/CN={SERVER}", "-addext",
+            f"subjectAltName=IP:{SERVER}", "-keyout", KEY, "-out", CERTIFICATE])  # fmt: skip
+
+
 def available(wanted, say):
     """The servers of these names that can be had; says why when one cannot."""
+    make_certificate()
     makers = {
         "io_uring": lambda: Ours("io_uring"),
         "mmsg": lambda: Ours("mmsg"),
