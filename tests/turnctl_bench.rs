@@ -227,6 +227,18 @@ fn requests_per_second() {
 }
 
 #[test]
+fn throttled_replies_are_explained() {
+    let mut config = Config::default();
+    config.limits = config.limits.replace("unauthenticated_replies = 0\n", "");
+    config.limits += "unauthenticated_replies = 1\n";
+    let server = Server::with(config);
+    let address = server.udp().to_string();
+    let output = bench(&[&address, "-m", "binding", "--duration", "1.5"]);
+    assert_eq!(output.code, 1, "{}", output.text);
+    assert!(output.text.contains("unauthenticated_replies = 0"));
+}
+
+#[test]
 fn idle_allocations_are_held_and_released() {
     let mut config = Config::default();
     config.limits += "allocations_per_user = 30\n";

@@ -209,6 +209,22 @@ fn gather(handles: &[Handle], progress: &Progress<'_>, title: &str) -> Result<Ta
     Ok(all)
 }
 
+/// What happened since the line before, four of which are shown in a second.
+fn progress(title: &str, sent: u64, received: u64) -> String {
+    let per_second = |count: u64| grouped(count as f64 * 4.0);
+    match (sent, received) {
+        // Making allocations, or holding them.
+        (0, 0) => format!("{title} ..."),
+        // Requests: only those count that are answered.
+        (0, answered) => format!("{title}: {}/s", per_second(answered)),
+        _ => format!(
+            "{title}: {}/s sent, {}/s received",
+            per_second(sent),
+            per_second(received)
+        ),
+    }
+}
+
 /// The line that shows how far it is, on a terminal.
 struct Progress<'s> {
     shared: &'s Shared<'s>,
@@ -232,12 +248,8 @@ impl<'s> Progress<'s> {
                 Ok(Err(error)) => error,
                 Err(RecvTimeoutError::Timeout) => {
                     let (all_sent, all_received) = self.counts();
-                    let per_second = |count: u64| grouped(count as f64 * 4.0);
-                    self.show(&format!(
-                        "{title}: {}/s sent, {}/s received",
-                        per_second(all_sent - sent),
-                        per_second(all_received - received)
-                    ));
+                    let line = progress(title, all_sent - sent, all_received - received);
+                    self.show(&line);
                     (sent, received) = (all_sent, all_received);
                     continue;
                 }
@@ -264,5 +276,20 @@ impl<'s> Progress<'s> {
 
     fn clear(&self) {
         self.show("");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::progress;
+
+    #[test]
+    fn the_progress_line_says_what_there_is_to_say() {
+        assert_eq!(progress("holding", 0, 0), "holding ...");
+        assert_eq!(progress("binding", 0, 3000), "binding: 12,000/s");
+        assert_eq!(
+            progress("8,000/s", 2000, 1999),
+            "8,000/s: 8,000/s sent, 7,996/s received"
+        );
     }
 }

@@ -22,6 +22,11 @@ pub(super) enum Measured {
     Held,
 }
 
+/// Many servers answer little to an address that has not authenticated, so as not to amplify.
+const THROTTLED: &str = "note: a server may limit its replies to an address that has not \
+                         authenticated (turnserver: [limits] unauthenticated_replies = 0 lifts \
+                         it); with a network for --bind there are many addresses";
+
 /// A finished run.
 pub(super) struct Report<'p> {
     pub(super) plan: &'p Plan,
@@ -78,6 +83,9 @@ impl Report<'_> {
                 }
                 for (what, count) in &requests.failed {
                     lines.push(format!("failed     {} {what}", grouped(*count as f64)));
+                }
+                if requests.lost > 0 || requests.completed == 0 {
+                    lines.push(THROTTLED.to_owned());
                 }
             }
             Measured::Held => lines.push(format!(
