@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 
 use super::counters::{Outcome, RequestMethod};
 use super::relay::{Relay, is_answerable};
+use super::requests::message_of;
 use super::types::{Disposition, DropReason, Flow, Now};
-use crate::wire::{Class, Kind, MAGIC_COOKIE, Message, Method, ParseError, classify};
+use crate::wire::{Class, Kind, MAGIC_COOKIE, Method, classify};
 
 impl Relay {
     /// Takes one datagram that came to such an address. With `echo` on, what is no STUN is
@@ -38,13 +39,7 @@ impl Relay {
         bytes: &[u8],
         reply: &mut [u8],
     ) -> Result<Disposition, DropReason> {
-        if !is_answerable(flow.client) {
-            return Err(DropReason::BadSource);
-        }
-        let message = Message::parse(bytes).map_err(|error| match error {
-            ParseError::Fingerprint => DropReason::Fingerprint,
-            _ => DropReason::Malformed,
-        })?;
+        let message = message_of(flow, bytes)?;
         match (message.class(), message.method()) {
             (Class::Request, Method::BINDING) => self.binding(now, flow, &message, reply),
             _ => Err(DropReason::Unexpected),

@@ -1,5 +1,10 @@
 //! Two agents, their NATs and the network between them, in virtual time.
 
+#[path = "network.rs"]
+mod network;
+#[path = "side.rs"]
+mod side;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -13,6 +18,7 @@ use turnserver::pairing::Role;
 
 use crate::dice::Dice;
 use crate::nat::{Lets, Nat, Ports};
+pub(crate) use side::Side;
 
 /// The kinds of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,26 +76,6 @@ enum Together {
     No,
     Near,
     Hairpin,
-}
-
-pub(crate) struct Side {
-    pub(crate) agent: Agent,
-    /// Inner to outer, as indices into the world's NATs.
-    nats: Vec<usize>,
-    /// For IPv6, which is not translated.
-    firewall: Option<usize>,
-    pub(crate) sockets: Vec<(u16, SocketAddr)>,
-    blocked: bool,
-    pub(crate) candidates: Vec<Candidate>,
-    pub(crate) hint: Option<NatHint>,
-    pub(crate) path: Option<Path>,
-    pub(crate) selected_at: Option<Instant>,
-    pub(crate) lost_at: Option<Instant>,
-    pub(crate) gave_up: Option<(Instant, Reason)>,
-    pub(crate) moves: u32,
-    pub(crate) asked_sockets: u16,
-    /// Data that arrived: when, which way.
-    pub(crate) received: Vec<(Instant, Via, Option<SocketAddr>)>,
 }
 
 enum Item {
@@ -362,52 +348,6 @@ impl World {
         }
     }
 
-    /// To whom a packet comes in the end.
-    fn route_in(
-        &mut self,
-        from: SocketAddr,
-        to: SocketAddr,
-        mut ttl: u8,
-    ) -> Option<(usize, SocketAddr)> {
-        for at in [0, 1] {
-            let side = &self.sides[at];
-            if side.blocked {
-                continue;
-            }
-            let owns = |address| side.sockets.iter().any(|(_, own)| *own == address);
-            let chain = side.chain(to);
-            let here = match chain.last() {
-                Some(&outer) if to.is_ipv4() => self.nats[outer].external == to.ip(),
-                _ => owns(to),
-            };
-            if !here {
-                continue;
-            }
-            let mut to = to;
-            for nat in chain.into_iter().rev() {
-                to = self.nats[nat].inbound(self.now, from, to)?;
-                ttl = ttl.checked_sub(1).filter(|ttl| *ttl > 0)?;
-            }
-            let owner = |at: &usize| self.sides[*at].sockets.iter().any(|(_, own)| *own == to);
-            return (0..2).find(owner).map(|owner| (owner, to));
-        }
-        None
-    }
-
-    fn deliver(&mut self, side: usize, to: SocketAddr, from: SocketAddr, bytes: &[u8]) {
-        let now = self.now;
-        let side = &mut self.sides[side];
-        let socket = side.sockets.iter().find(|(_, own)| *own == to);
-        let Some(&(number, _)) = socket else { return };
-        let via = Via::Socket(number);
-        if bytes == DATA {
-            side.received.push((now, via, Some(from)));
-            side.agent.note_received(now, via, from);
-        } else {
-            assert_eq!(side.agent.handle(now, via, from, bytes), Handled::Consumed);
-        }
-    }
-
     /// Sends what an agent wants sent, and does what it asks for.
     pub(crate) fn drain(&mut self, at: usize) {
         while let Some(transmit) = self.sides[at].agent.poll_transmit() {
@@ -448,98 +388,6 @@ impl World {
                 Event::GaveUp(reason) => self.sides[at].gave_up = Some((now, reason)),
             }
         }
-    }
-
-    fn is_lost(&mut self) -> bool {
-        // Two states; `loss` of the time is spent in the losing one.
-        let leave = 1.0 / self.net.burst;
-        let enter = self.net.loss / (1.0 - self.net.loss) * leave;
-        self.losing = if self.losing {
-            !self.dice.chance(leave)
-        } else {
-            self.dice.chance(enter)
-        };
-        self.losing
-    }
-
-    fn send(&mut self, at: usize, transmit: Transmit) {
-        let Transmit {
-            via,
-            to,
-            ttl,
-            bytes,
-        } = transmit;
-        let Via::Socket(number) = via else {
-            panic!("nothing goes over the relay");
-        };
-        let side = &self.sides[at];
-        let socket = side.sockets.iter().find(|(own, _)| *own == number);
-        let mut from = socket.expect("a socket that is open").1;
-        if let Some(tap) = &mut self.tap {
-            tap.push((from, to, bytes.clone()));
-        }
-        let mut ttl = ttl.unwrap_or(64);
-        if self.together == Together::Near
-            && to.is_ipv4()
-            && self.sides[1 - at].sockets.iter().any(|(_, own)| *own == to)
-        {
-            let side = 1 - at;
-            let soon = self.now + Duration::from_millis(1);
-            return self.push(
-                soon,
-                Item::Near {
-                    side,
-                    from,
-                    to,
-                    bytes,
-                },
-            );
-        }
-        if self.sides[at].blocked || from.is_ipv4() != to.is_ipv4() {
-            return;
-        }
-        for nat in self.sides[at].chain(to) {
-            ttl -= 1;
-            if ttl == 0 {
-                return;
-            }
-            from = self.nats[nat].outbound(self.now, from, to, &mut self.dice);
-            if self.nats[nat].external == to.ip() {
-                if self.together == Together::Hairpin
-                    && let Some(inside) = self.nats[nat].inbound(self.now, from, to)
-                {
-                    let side = 1 - at;
-                    let soon = self.now + Duration::from_millis(1);
-                    let to = inside;
-                    self.push(
-                        soon,
-                        Item::Near {
-                            side,
-                            from,
-                            to,
-                            bytes,
-                        },
-                    );
-                }
-                return;
-            }
-        }
-        // The router between the two.
-        ttl -= 1;
-        if ttl == 0 || self.cut || self.is_lost() {
-            return;
-        }
-        let jitter = Duration::from_micros(self.dice.below(2000));
-        let arrives = self.now + self.net.latency + jitter;
-        self.push(
-            arrives,
-            Item::Arrive {
-                from,
-                to,
-                ttl,
-                bytes,
-            },
-        );
     }
 
     /// An application sends: directly when there is a path, else over the relay.
@@ -642,145 +490,3 @@ impl World {
 
 /// What an application sends.
 const DATA: &[u8] = &[0xC0, 0xFF, 0xEE];
-
-impl Side {
-    fn new(
-        at: usize,
-        kind: Kind,
-        ipv6: bool,
-        shared: bool,
-        nats: &mut Vec<Nat>,
-        dice: &mut Dice,
-    ) -> Self {
-        let role = [Role::Initiator, Role::Receiver][at];
-        let agent = Agent::new(Config::new(role, SECRET), dice.seed());
-        let number = at + 1;
-        let (public, inside) = (format!("203.0.113.{number}"), format!("10.{number}.0.2"));
-        let port = 30_000 + dice.below(20_000) as u16;
-        let mut sockets = Vec::new();
-        let mut chain = Vec::new();
-        let mut firewall = None;
-        let mut nat = |external: &str, ports, lets, strays| {
-            nats.push(Nat::new(ip(external), ports, lets, strays, dice));
-            nats.len() - 1
-        };
-        let own = match kind {
-            Kind::N0 => public.clone(),
-            _ if shared => "10.1.0.3".to_owned(),
-            _ => inside,
-        };
-        match kind {
-            _ if shared => chain.push(0),
-            Kind::N0 | Kind::N8 => {}
-            Kind::N1 => chain.push(nat(&public, Ports::Keep, Lets::In, false)),
-            Kind::N2 => chain.push(nat(&public, Ports::Keep, Lets::KnownAddresses, false)),
-            Kind::N3 | Kind::N6 | Kind::N9 => {
-                chain.push(nat(&public, Ports::Keep, Lets::KnownEnds, false));
-            }
-            Kind::N3b => chain.push(nat(&public, Ports::Keep, Lets::KnownEnds, true)),
-            Kind::N4(delta, cross) => {
-                chain.push(nat(
-                    &public,
-                    Ports::Count { delta, cross },
-                    Lets::KnownEnds,
-                    false,
-                ));
-            }
-            Kind::N5 => chain.push(nat(&public, Ports::Random, Lets::KnownEnds, false)),
-            Kind::N7 => {
-                chain.push(nat(
-                    &format!("100.64.{number}.2"),
-                    Ports::Keep,
-                    Lets::KnownEnds,
-                    false,
-                ));
-                chain.push(nat(&public, Ports::Keep, Lets::KnownEnds, false));
-            }
-        }
-        if kind != Kind::N8 {
-            sockets.push((0, SocketAddr::new(ip(&own), port)));
-        }
-        if ipv6 {
-            // Addresses of IPv6 are not translated, but only answers come in.
-            let own = Ipv6Addr::new(0x2001, 0xdb8, number as u16, 0, 0, 0, 0, 2);
-            sockets.push((1, SocketAddr::new(own.into(), port)));
-            firewall = Some(nat(
-                &own.to_string(),
-                Ports::Untouched,
-                Lets::KnownEnds,
-                false,
-            ));
-        }
-        let candidates = sockets
-            .iter()
-            .map(|(_, own)| Candidate::new(CandidateKind::Host, *own));
-        let candidates = candidates.collect();
-        Self {
-            agent,
-            nats: chain,
-            firewall,
-            sockets,
-            blocked: kind == Kind::N6,
-            candidates,
-            hint: None,
-            path: None,
-            selected_at: None,
-            lost_at: None,
-            gave_up: None,
-            moves: 0,
-            asked_sockets: 0,
-            received: Vec::new(),
-        }
-        .with_mapping(kind, nats)
-    }
-
-    /// What a packet to or from this address passes, from inside to outside.
-    fn chain(&self, address: SocketAddr) -> Vec<usize> {
-        match address {
-            SocketAddr::V4(_) => self.nats.clone(),
-            SocketAddr::V6(_) => self.firewall.into_iter().collect(),
-        }
-    }
-
-    fn with_mapping(mut self, kind: Kind, nats: &mut [Nat]) -> Self {
-        if kind == Kind::N9 {
-            let nat = &mut nats[self.nats[0]];
-            let port = self.sockets[0].1.port().wrapping_add(7);
-            nat.forwards.insert(port, self.sockets[0].1);
-            let mapped = SocketAddr::new(nat.external, port);
-            self.candidates
-                .push(Candidate::new(CandidateKind::Mapped, mapped));
-        }
-        self
-    }
-
-    /// Asks both server ports from the main socket and, where they saw different ports, from
-    /// another one.
-    fn gather(&mut self, now: Instant, nats: &mut [Nat], dice: &mut Dice, refines: bool) {
-        let main = self.sockets.iter().find(|(_, own)| own.is_ipv4());
-        let Some(&(_, main)) = main else { return };
-        if self.blocked {
-            return;
-        }
-        let mut ask = |own: SocketAddr, server: &str| {
-            let server = server.parse().expect("an address");
-            let chain = self.nats.iter();
-            chain.fold(own, |from, &nat| {
-                nats[nat].outbound(now, from, server, dice)
-            })
-        };
-        let mut seen: Vec<_> = SERVERS.iter().map(|server| ask(main, server)).collect();
-        let hint = classify(&seen).expect("two observations");
-        for &address in &seen {
-            let candidate = Candidate::new(CandidateKind::ServerReflexive, address);
-            if !self.candidates.contains(&candidate) {
-                self.candidates.push(candidate);
-            }
-        }
-        if refines && seen[0] != seen[1] {
-            let other = SocketAddr::new(main.ip(), main.port() + 1);
-            seen.extend(SERVERS.iter().map(|server| ask(other, server)));
-        }
-        self.hint = Some(refine(hint, &seen));
-    }
-}

@@ -59,6 +59,20 @@ enum Answer {
     Waiting,
 }
 
+/// What a client sent, when it is a STUN message that can be answered.
+#[inline]
+pub(super) fn message_of<'a>(flow: &Flow, bytes: &'a [u8]) -> Result<Message<'a>, DropReason> {
+    if !is_answerable(flow.client) {
+        return Err(DropReason::BadSource);
+    }
+    // RFC 8489 section 6.3: what is no well-formed STUN message is silently discarded; and what
+    // has a wrong FINGERPRINT is no STUN message (section 7).
+    Message::parse(bytes).map_err(|error| match error {
+        ParseError::Fingerprint => DropReason::Fingerprint,
+        _ => DropReason::Malformed,
+    })
+}
+
 impl Relay {
     /// Any STUN message from a client.
     pub(super) fn stun(
@@ -68,15 +82,7 @@ impl Relay {
         bytes: &[u8],
         reply: &mut [u8],
     ) -> Result<Disposition, DropReason> {
-        if !is_answerable(flow.client) {
-            return Err(DropReason::BadSource);
-        }
-        // RFC 8489 section 6.3: what is no well-formed STUN message is silently discarded; and
-        // what has a wrong FINGERPRINT is no STUN message (section 7).
-        let message = Message::parse(bytes).map_err(|error| match error {
-            ParseError::Fingerprint => DropReason::Fingerprint,
-            _ => DropReason::Malformed,
-        })?;
+        let message = message_of(flow, bytes)?;
         let method = match (message.class(), message.method()) {
             (Class::Indication, Method::SEND) => return self.send(now.mono, flow, &message),
             (Class::Request, Method::BINDING) => {
