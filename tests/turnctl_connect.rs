@@ -3,138 +3,16 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::io::Write;
+use std::net::SocketAddr;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
-use support::{Config, Server};
+use support::Server;
+use support::turnctl::{PATIENCE, Turnctl, command, now, pairing, start};
 use turnserver::client::rendezvous::{Rendezvous, SocketOptions};
 use turnserver::pairing::{AccessKey, ClientMessage, Join, Role, ServerMessage, SessionId};
-
-/// For anything that has to happen at all.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A running `turnctl … --json`. Ended when dropped.
-struct Turnctl {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: Option<ChildStdout>,
-    events: Receiver<Value>,
-    seen: Vec<Value>,
-}
-
-impl Drop for Turnctl {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if thread::panicking() {
-            self.seen.extend(self.events.try_iter());
-            eprintln!("{:#?}", self.seen);
-        }
-    }
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_turnctl"));
-    command
-        .args(arguments)
-        .env_remove("TURNCTL_KEY")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-impl Turnctl {
-    fn start(arguments: &[&str]) -> Self {
-        Self::spawn(command(arguments).arg("--json"))
-    }
-
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command.spawn().expect("turnctl starts");
-        let stderr = child.stderr.take().expect("piped");
-        let (sender, events) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines() {
-                let line = line.expect("UTF-8");
-                // Nothing but objects, one a line.
-                let event = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                let _ = sender.send(event);
-            }
-        });
-        Self {
-            input: child.stdin.take(),
-            output: child.stdout.take(),
-            child,
-            events,
-            seen: Vec::new(),
-        }
-    }
-
-    /// The next event of this name.
-    fn event(&mut self, name: &str) -> Value {
-        loop {
-            let event = self.events.recv_timeout(PATIENCE).expect(name);
-            assert!(event.is_object(), "{event} is no JSON object");
-            self.seen.push(event.clone());
-            if event["event"] == name {
-                return event;
-            }
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        let input = self.input.as_mut().expect("open");
-        input.write_all(bytes).expect("taken");
-    }
-
-    fn end_input(&mut self) {
-        self.input = None;
-    }
-
-    /// All of standard output, to its end.
-    fn rest(&mut self) -> Vec<u8> {
-        let mut all = Vec::new();
-        let mut output = self.output.take().expect("not yet read");
-        output.read_to_end(&mut all).expect("readable");
-        all
-    }
-
-    fn exit_code(&mut self) -> i32 {
-        let until = now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                return status.code().expect("not killed");
-            }
-            assert!(now() < until, "it does not end");
-            thread::park_timeout(Duration::from_millis(20));
-        }
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tests of real processes have a real clock"
-)]
-fn now() -> Instant {
-    Instant::now()
-}
-
-/// A server that pairs.
-fn start() -> Server {
-    Server::with(Config {
-        signaling: Some(String::new()),
-        ..Config::default()
-    })
-}
-
-fn pairing(server: &Server) -> String {
-    server.signaling().to_string()
-}
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
     let byte = |at: usize| (at % 251) as u8 ^ seed;
@@ -164,14 +42,6 @@ fn pipes(server: &Server, key: &str, protocol: &str, extra: &[&str]) -> (Value, 
     let paths = (first.event("path"), second.event("path"));
     assert_eq!((first.exit_code(), second.exit_code()), (0, 0));
     paths
-}
-
-impl Turnctl {
-    /// Standard output to its end, while standard input is still open.
-    fn rest_while_input_is_open(&mut self) -> Vec<u8> {
-        assert!(self.input.is_some());
-        self.rest()
-    }
 }
 
 #[test]
@@ -308,28 +178,57 @@ fn every_failure_has_its_exit_code() {
     ] {
         assert_eq!(Turnctl::start(wrong).exit_code(), 2, "{wrong:?}");
     }
-    // 6: somebody without the key. He is told by what he sends.
-    let mut first = Turnctl::start(&["connect", &at, "k6", "udp"]);
-    first.event("waiting");
-    block_on(async {
-        let (mut rendezvous, session) = impostor(&server, "k6").await;
-        let blob = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned();
-        let signal = ClientMessage::Signal { session, blob };
-        rendezvous.send(&signal).await.expect("sent");
-        // Stays until the other has gone.
-        while let Ok(message) = rendezvous.next().await {
-            if matches!(message, ServerMessage::PeerLeft { .. }) {
-                break;
+    for protocol in ["udp", "tcp"] {
+        // 6: somebody without the key. He is told by what he sends.
+        let mut first = Turnctl::start(&["connect", &at, "k6", protocol]);
+        first.event("waiting");
+        block_on(async {
+            let (mut rendezvous, session) = impostor(&server, "k6").await;
+            let blob = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned();
+            let signal = ClientMessage::Signal { session, blob };
+            rendezvous.send(&signal).await.expect("sent");
+            // Stays until the other has gone.
+            while let Ok(message) = rendezvous.next().await {
+                if matches!(message, ServerMessage::PeerLeft { .. }) {
+                    break;
+                }
             }
+        });
+        assert_eq!(first.exit_code(), 6, "{protocol}");
+        assert_eq!(first.rest(), b"");
+        // 5: somebody came and went, and there is no path to nobody.
+        let mut first = Turnctl::start(&["connect", &at, "k5", protocol]);
+        first.event("waiting");
+        block_on(async { impostor(&server, "k5").await.0.close().await });
+        assert_eq!(first.exit_code(), 5, "{protocol}");
+    }
+}
+
+/// 1, on whichever side: the other program was killed.
+#[test]
+fn a_connection_that_breaks_is_no_end_in_order() {
+    let server = start();
+    let at = pairing(&server);
+    for protocol in ["udp", "tcp"] {
+        for killed in [0, 1] {
+            let key = format!("{protocol}{killed}");
+            let mut first = Turnctl::start(&["connect", &at, &key, protocol]);
+            first.event("waiting");
+            let mut pair = [first, Turnctl::start(&["connect", &at, &key])];
+            for side in &mut pair {
+                side.write(b"hello");
+                side.event("path");
+            }
+            let [first, second] = &mut pair;
+            let (dead, left) = match killed {
+                0 => (first, second),
+                _ => (second, first),
+            };
+            dead.child.kill().expect("killed");
+            let error = left.event("error");
+            assert_eq!((left.exit_code(), &error["exit_code"]), (1, &1.into()));
         }
-    });
-    assert_eq!(first.exit_code(), 6);
-    assert_eq!(first.rest(), b"");
-    // 5: somebody came and went, and there is no path to nobody.
-    let mut first = Turnctl::start(&["connect", &at, "k5", "udp"]);
-    first.event("waiting");
-    block_on(async { impostor(&server, "k5").await.0.close().await });
-    assert_eq!(first.exit_code(), 5);
+    }
 }
 
 #[test]
@@ -371,130 +270,6 @@ fn the_key_need_not_be_an_argument() {
     assert_eq!(first.rest(), b"it fits");
     assert_eq!((first.exit_code(), second.exit_code()), (0, 0));
     assert!(!server.log().contains("the key"), "nor is it in the log");
-}
-
-#[test]
-fn a_host_stays_and_talks_to_one_after_the_other() {
-    let server = start();
-    let at = pairing(&server);
-    let mut host = Turnctl::start(&["host", &at, "k", "udp"]);
-    host.event("registered");
-    host.end_input();
-    for name in ["one", "two"] {
-        let mut guest = Turnctl::start(&["connect", &at, "k"]);
-        guest.write(name.as_bytes());
-        guest.end_input();
-        assert_eq!(guest.exit_code(), 0, "{name}");
-        host.event("device_left");
-    }
-    let mut heard = [0; 6];
-    let output = host.output.as_mut().expect("open");
-    output.read_exact(&mut heard).expect("both were heard");
-    assert_eq!(&heard, b"onetwo");
-}
-
-fn local(forwarding: &mut Turnctl) -> SocketAddr {
-    let event = forwarding.event("listening");
-    let local = event["local"].as_str().expect("an address");
-    local.parse().expect("an address")
-}
-
-/// Sends back what it gets, in capitals, until the end.
-fn shouting_service() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let address = listener.local_addr().expect("bound");
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            thread::spawn(move || {
-                let mut text = Vec::new();
-                stream.read_to_end(&mut text).expect("readable");
-                text.make_ascii_uppercase();
-                stream.write_all(&text).expect("writable");
-            });
-        }
-    });
-    address
-}
-
-#[test]
-fn a_tcp_port_is_forwarded_to_many_at_once() {
-    let server = start();
-    let at = pairing(&server);
-    let to = shouting_service().to_string();
-    let mut host = Turnctl::start(&["host", &at, "k", "tcp", "--to", &to]);
-    host.event("registered");
-    let mut forward = Turnctl::start(&["forward", &at, "k", "tcp", "0"]);
-    let local = local(&mut forward);
-    let mut streams: Vec<_> = (0..8)
-        .map(|_| TcpStream::connect(local).expect("the port is there"))
-        .collect();
-    for (number, stream) in streams.iter_mut().enumerate() {
-        stream.set_read_timeout(Some(PATIENCE)).expect("set");
-        stream
-            .write_all(format!("hello {number}").as_bytes())
-            .expect("writable");
-        stream
-            .shutdown(std::net::Shutdown::Write)
-            .expect("half closed");
-    }
-    for (number, stream) in streams.iter_mut().enumerate() {
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("readable");
-        assert_eq!(answer, format!("HELLO {number}"));
-    }
-    // The device leaves, and the host takes the next one.
-    drop(forward);
-    let mut forward = Turnctl::start(&["forward", &at, "k", "tcp", "0"]);
-    let mut stream = TcpStream::connect(self::local(&mut forward)).expect("the port is there");
-    stream.write_all(b"again").expect("writable");
-    stream
-        .shutdown(std::net::Shutdown::Write)
-        .expect("half closed");
-    let mut answer = String::new();
-    stream.set_read_timeout(Some(PATIENCE)).expect("set");
-    stream.read_to_string(&mut answer).expect("readable");
-    assert_eq!(answer, "AGAIN");
-}
-
-#[test]
-fn a_udp_port_is_forwarded_to_many_at_once() {
-    let server = start();
-    let at = pairing(&server);
-    let service = UdpSocket::bind("127.0.0.1:0").expect("loopback");
-    let to = service.local_addr().expect("bound").to_string();
-    thread::spawn(move || {
-        let mut buffer = [0; 2000];
-        loop {
-            let (len, from) = service.recv_from(&mut buffer).expect("readable");
-            buffer[..len].make_ascii_uppercase();
-            service.send_to(&buffer[..len], from).expect("writable");
-        }
-    });
-    let mut host = Turnctl::start(&["host", &at, "k", "udp", "--to", &to]);
-    host.event("registered");
-    let mut forward = Turnctl::start(&["forward", &at, "k", "udp", "0"]);
-    let local = local(&mut forward);
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let client = UdpSocket::bind("127.0.0.1:0").expect("loopback");
-            client.connect(local).expect("loopback");
-            client
-                .set_read_timeout(Some(Duration::from_millis(500)))
-                .expect("set");
-            client
-        })
-        .collect();
-    for (number, client) in clients.iter().enumerate() {
-        let (question, wanted) = (format!("hello {number}"), format!("HELLO {number}"));
-        let mut buffer = [0; 2000];
-        // Datagrams may be lost on the way.
-        let answered = (0..20).any(|_| {
-            client.send(question.as_bytes()).expect("sent");
-            matches!(client.recv(&mut buffer), Ok(len) if buffer[..len] == *wanted.as_bytes())
-        });
-        assert!(answered, "{wanted}");
-    }
 }
 
 #[test]

@@ -30,6 +30,8 @@ class Result:
     reason: str = None
     # What went wrong, when it is not connected.
     error: str = None
+    # Milliseconds of each way.
+    delay: float = 0
     # Seconds by what took them, when the direct path was cut and healed, see `moves.py`.
     moves: dict = None
 

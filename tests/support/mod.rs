@@ -20,6 +20,7 @@ pub mod random;
 pub mod stun;
 pub mod tls;
 pub mod tools;
+pub mod turnctl;
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};

@@ -30,11 +30,15 @@ enum Command {
     /// Stay, and take one device after the other
     ///
     /// Without --to, each device in turn talks to this terminal. With --to, all of them reach
-    /// that address through `turnctl forward`.
+    /// that address, through `turnctl forward` or `turnctl connect`. Ctrl-C or SIGTERM ends it in
+    /// order, with exit code 0; otherwise it exits as `turnctl connect`.
     Host(Box<pair::Host>),
     /// Make a local port the one that `turnctl host --to` serves on the other side
     ///
-    /// Exits as `turnctl connect`; 0 when the other side ended it in order.
+    /// When the connection to the other side ends, the local port stays, and the connection is
+    /// made again as soon as that can be. Meanwhile a TCP client waits for 5 s and is then
+    /// refused. Ctrl-C or SIGTERM ends it in order, with exit code 0; when the first connection
+    /// cannot be made it exits as `turnctl connect`.
     Forward(Box<pair::Forward>),
     /// Say which NAT this machine is behind, and what that means
     ///

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 #[cfg(feature = "client")]
 use tokio::time::timeout_at;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -14,7 +14,7 @@ use super::office::Pair;
 use super::punched::{Inner, PunchedConn};
 use super::{Options, Progress};
 use crate::client::relay::{Host, Relay};
-use crate::client::session::{Ended, PathInfo, Session, Setup, State, StreamDatagrams};
+use crate::client::session::{Ended, OuterPort, PathInfo, Session, Setup, State, StreamDatagrams};
 use crate::client::tcp::noise::NoiseStream;
 use crate::client::tcp::{self, Offer};
 use crate::pairing::{Outcome, PathKind, Protocol, Role, SessionSecrets};
@@ -32,6 +32,8 @@ struct Establishing<'a> {
     role: Role,
     secrets: SessionSecrets,
     session: Session,
+    /// Of TCP: the local port that a router is asked to forward to.
+    outer_port: Option<u16>,
     deadline: Instant,
 }
 
@@ -51,6 +53,9 @@ pub(super) async fn establish(
         _ => None,
     };
     let offer = tcp.as_ref().map(|sockets| offer(sockets, observed));
+    let loopback = server.ip().to_canonical().is_loopback();
+    let outer_port = tcp.as_ref().and_then(tcp::Sockets::port_v4);
+    let outer_port = outer_port.filter(|_| options.port_mapping && !loopback);
     let (peers, offered) = mpsc::channel(32);
     let setup = Setup {
         role,
@@ -62,7 +67,7 @@ pub(super) async fn establish(
             port: server.port(),
         }],
         bind: options.bind,
-        loopback: server.ip().to_canonical().is_loopback(),
+        loopback,
         direct: protocol == Protocol::Udp && !options.relay_only,
         port_mapping: options.port_mapping,
         tries: options.tries,
@@ -79,6 +84,7 @@ pub(super) async fn establish(
         role,
         secrets,
         session,
+        outer_port,
         deadline: Instant::now() + options.establish,
     };
     match protocol {
@@ -209,7 +215,10 @@ impl Establishing<'_> {
             Role::Receiver => TCP_WITHIN + TCP_GRACE,
         };
         let punch = async {
-            let punched = tcp::punch(&config, sockets, offered).await;
+            let (punched, outer_port) = {
+                let punch = tcp::punch(&config, sockets, offered);
+                self.with_outer_port(punch).await
+            };
             let punched = punched.map_err(|error| error.to_string())?;
             let info = direct(&punched);
             let stream = punched.stream;
@@ -218,10 +227,42 @@ impl Establishing<'_> {
             }
             let noise = NoiseStream::handshake(stream, self.role, &self.secrets.psk, &prologue);
             let stream = Box::new(noise.await.map_err(|error| error.to_string())?);
-            Ok(Inner::Tcp { stream, info })
+            Ok(Inner::Tcp {
+                stream,
+                info,
+                outer_port,
+            })
         };
         let late = Err("no TCP connection within 3 s".to_owned());
         timeout(config.timeout, punch).await.unwrap_or(late)
+    }
+
+    /// Punches, and tells the peer of an outer port as soon as a router grants one.
+    async fn with_outer_port<T>(&self, punch: impl Future<Output = T>) -> (T, Option<OuterPort>) {
+        let Some(port) = self.outer_port else {
+            return (punch.await, None);
+        };
+        let (granted, mut answer) = oneshot::channel();
+        // A task of its own: what is granted when nobody waits for it any more is given back.
+        tokio::spawn(async move {
+            let _ = granted.send(OuterPort::ask(Protocol::Tcp, Some(port)).await);
+        });
+        let mut held: Option<OuterPort> = None;
+        let mut asked = false;
+        tokio::pin!(punch);
+        loop {
+            tokio::select! {
+                punched = &mut punch => return (punched, held),
+                port = &mut answer, if !asked => {
+                    asked = true;
+                    held = port.ok().flatten();
+                    if let Some(port) = &held {
+                        let addresses = vec![port.address()];
+                        self.session.offer(Offer { addresses }).await;
+                    }
+                }
+            }
+        }
     }
 
     fn no_tcp(&self, reason: String) -> ConnectError {
@@ -240,12 +281,12 @@ impl Establishing<'_> {
         let session = self.session.clone();
         let stream = match self.role {
             Role::Initiator => {
-                let streams = Streams::over(session, datagrams, self.role).await?;
+                let streams = Streams::over(session, datagrams, self.role, None).await?;
                 streams.open().await?
             }
             Role::Receiver => {
                 let accept = async {
-                    let streams = Streams::connect(session, datagrams, self.role).await?;
+                    let streams = Streams::connect(session, datagrams, self.role, None).await?;
                     streams.accept().await
                 };
                 let late = "the peer opens no byte stream through the relay";

@@ -190,7 +190,7 @@ impl Connector {
         self
     }
 
-    /// Whether a home router is asked for an outer port of a udp session, by PCP, NAT-PMP or UPnP.
+    /// Whether a home router is asked for an outer port, by PCP, NAT-PMP or UPnP.
     /// Default: yes.
     pub const fn port_mapping(mut self, port_mapping: bool) -> Self {
         self.0.port_mapping = port_mapping;

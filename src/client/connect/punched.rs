@@ -8,7 +8,9 @@ use tokio::sync::watch;
 
 use super::stream::Stream;
 use crate::client::noise::Kind;
-use crate::client::session::{DirectLoss, Ended, PathInfo, Session, State, StreamDatagrams};
+use crate::client::session::{
+    DirectLoss, Ended, OuterPort, PathInfo, Session, State, StreamDatagrams,
+};
 use crate::client::tcp::noise::NoiseStream;
 use crate::pairing::{PathKind, Protocol, Role};
 
@@ -26,6 +28,8 @@ pub(super) enum Inner {
     Tcp {
         stream: Box<NoiseStream<TcpStream>>,
         info: PathInfo,
+        /// Through which the connection may have come.
+        outer_port: Option<OuterPort>,
     },
     RawTcp {
         stream: TcpStream,
@@ -145,12 +149,14 @@ impl PunchedConn {
 
     /// Closes the connection in order and waits until the peer knows, or for 2 s.
     pub async fn close(self) {
+        let changes = self.path_changes();
         match self.inner {
             Inner::Session { session, .. } => session.close(0).await,
-            Inner::Tcp { mut stream, .. } => {
-                use tokio::io::AsyncWriteExt;
+            Inner::Tcp {
+                stream, outer_port, ..
+            } => {
                 // The peer may have gone first.
-                let _ = stream.shutdown().await;
+                let _ = Stream::tcp(stream, changes, outer_port).close().await;
             }
             Inner::RawTcp { .. } => {}
             #[cfg(feature = "client")]
@@ -169,14 +175,17 @@ impl PunchedConn {
     }
 
     /// One byte stream: of a tcp session what it is, of a udp session the first one over its
-    /// datagrams, which moves with the path. Both sides have to ask for it.
+    /// datagrams, which moves with the path. Both sides have to ask for it, or the initiator
+    /// serves streams ([`PunchedConn::into_served_streams`]).
     ///
     /// # Errors
     /// When the session has ended, or the peer does not ask for it within 15 s.
     pub async fn into_stream(self) -> io::Result<Stream> {
         let changes = self.path_changes();
         match self.inner {
-            Inner::Tcp { stream, .. } => Ok(Stream::tcp(stream, changes)),
+            Inner::Tcp {
+                stream, outer_port, ..
+            } => Ok(Stream::tcp(stream, changes, outer_port)),
             Inner::RawTcp { .. } => Err(wrong("a raw session gives out its socket")),
             #[cfg(feature = "client")]
             Inner::Relayed { stream, .. } => Ok(Stream::quic(*stream, changes)),
@@ -184,9 +193,9 @@ impl PunchedConn {
             Inner::Session { .. } => {
                 let role = self.role;
                 let streams = self.into_streams().await?;
-                let stream = match role {
-                    Role::Initiator => streams.open().await?,
-                    Role::Receiver => streams.accept().await?,
+                let stream = match (role, streams.served()) {
+                    (Role::Receiver, None) => streams.accept().await?,
+                    _ => streams.open().await?,
                 };
                 Ok(Stream::quic(stream, changes))
             }
@@ -202,10 +211,28 @@ impl PunchedConn {
     /// As [`PunchedConn::into_stream`]; `Unsupported` for a tcp session.
     #[cfg(feature = "client")]
     pub async fn into_streams(self) -> io::Result<crate::client::quic::Streams> {
+        self.streams(None).await
+    }
+
+    /// Of an initiator: as [`PunchedConn::into_streams`], but the receiver is told that it is the
+    /// one who opens streams, and which kind of port of this side they lead to.
+    ///
+    /// # Errors
+    /// As [`PunchedConn::into_streams`].
+    #[cfg(feature = "client")]
+    pub async fn into_served_streams(
+        self,
+        port: Protocol,
+    ) -> io::Result<crate::client::quic::Streams> {
+        self.streams(Some(port)).await
+    }
+
+    #[cfg(feature = "client")]
+    async fn streams(self, serves: Option<Protocol>) -> io::Result<crate::client::quic::Streams> {
         let Inner::Session { session, datagrams } = self.inner else {
             return Err(wrong("a tcp session has one byte stream"));
         };
-        crate::client::quic::Streams::over(session, datagrams, self.role).await
+        crate::client::quic::Streams::over(session, datagrams, self.role, serves).await
     }
 
     /// Takes out the socket of the direct path, connected to the peer. From then on nothing is

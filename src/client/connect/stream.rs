@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::punched::PathChanges;
 #[cfg(feature = "client")]
 use crate::client::quic::QuicStream;
-use crate::client::session::PathInfo;
+use crate::client::session::{OuterPort, PathInfo};
 use crate::client::tcp::noise::NoiseStream;
 
 /// A byte stream, sealed end to end. Shutting down ends the own direction and the peer reads the
@@ -22,7 +22,7 @@ pub struct Stream {
 }
 
 enum Inner {
-    Tcp(Box<NoiseStream<TcpStream>>),
+    Tcp(Box<NoiseStream<TcpStream>>, Option<OuterPort>),
     #[cfg(feature = "client")]
     Quic(QuicStream),
 }
@@ -36,8 +36,13 @@ impl fmt::Debug for Stream {
 }
 
 impl Stream {
-    pub(super) const fn tcp(stream: Box<NoiseStream<TcpStream>>, changes: PathChanges) -> Self {
-        let inner = Inner::Tcp(stream);
+    /// A TCP connection, and the router's port that it may have come through.
+    pub(super) const fn tcp(
+        stream: Box<NoiseStream<TcpStream>>,
+        changes: PathChanges,
+        outer_port: Option<OuterPort>,
+    ) -> Self {
+        let inner = Inner::Tcp(stream, outer_port);
         Self { inner, changes }
     }
 
@@ -64,7 +69,13 @@ impl Stream {
     /// When not everything that was written has reached the peer.
     pub async fn close(self) -> io::Result<()> {
         match self.inner {
-            Inner::Tcp(mut stream) => stream.shutdown().await,
+            Inner::Tcp(mut stream, outer_port) => {
+                let ended = stream.shutdown().await;
+                if let Some(port) = outer_port {
+                    port.release().await;
+                }
+                ended
+            }
             #[cfg(feature = "client")]
             Inner::Quic(stream) => stream.close().await,
         }
@@ -78,7 +89,7 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Inner::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Inner::Tcp(stream, _) => Pin::new(stream).poll_read(cx, buffer),
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
@@ -92,7 +103,7 @@ impl AsyncWrite for Stream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.inner {
-            Inner::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Inner::Tcp(stream, _) => Pin::new(stream).poll_write(cx, bytes),
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
@@ -100,7 +111,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Inner::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Inner::Tcp(stream, _) => Pin::new(stream).poll_flush(cx),
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_flush(cx),
         }
@@ -108,7 +119,7 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Inner::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Inner::Tcp(stream, _) => Pin::new(stream).poll_shutdown(cx),
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_shutdown(cx),
         }

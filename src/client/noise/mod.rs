@@ -165,10 +165,16 @@ impl Secure {
             State::Calling { repeat, .. } | State::Answering { repeat } => {
                 *repeat = Repeat::new(now);
             }
-            State::Ready => self.ping(now),
-            _ => {}
+            _ => self.probe(now),
         }
         self.handle_timeout(now);
+    }
+
+    /// Asks the peer for a sign of life.
+    pub fn probe(&mut self, now: Instant) {
+        if self.is_ready() {
+            self.ping(now);
+        }
     }
 
     /// Seals a datagram into `out`, whatever was in it.

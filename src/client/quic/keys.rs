@@ -1,12 +1,16 @@
 //! What QUIC authenticates itself with. The datagrams below are sealed already; TLS is there
 //! because QUIC has it. So the server's key is one that both sides compute from a secret of the
 //! very handshake that sealed them, as a raw public key (RFC 7250), and nothing else is taken.
+//!
+//! ALPN (RFC 7301) says what the streams are for: the initiator offers one word, and the receiver
+//! knows all of them.
 
 use std::io;
 use std::sync::Arc;
 
 use hkdf::Hkdf;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::Connection;
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
@@ -19,8 +23,14 @@ use rustls::{
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-/// Names the protocol within TLS.
-const ALPN: &[u8] = b"turnserver-streams-1";
+use crate::pairing::Protocol;
+
+/// The initiator opens streams.
+const STREAMS: &[u8] = b"turnserver-streams-1";
+/// The initiator serves a TCP port: each stream that the receiver opens is a connection to it.
+const SERVES_TCP: &[u8] = b"turnserver-serves-tcp-1";
+/// The initiator serves a UDP port, to the datagrams and streams of the receiver.
+const SERVES_UDP: &[u8] = b"turnserver-serves-udp-1";
 /// An Ed25519 private key as PKCS #8 begins so (RFC 8410 section 7); 32 bytes of seed follow.
 const PKCS8: [u8; 16] = [
     0x30, 0x2E, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
@@ -41,6 +51,23 @@ fn public(key: &Arc<dyn SigningKey>) -> Result<CertificateDer<'static>, Error> {
     Ok(CertificateDer::from(public.to_vec()))
 }
 
+const fn word(serves: Option<Protocol>) -> &'static [u8] {
+    match serves {
+        None => STREAMS,
+        Some(Protocol::Tcp) => SERVES_TCP,
+        Some(Protocol::Udp) => SERVES_UDP,
+    }
+}
+
+/// What the initiator of this connection serves.
+pub(super) fn served(connection: &Connection) -> Option<Protocol> {
+    let data = connection.handshake_data()?;
+    let word = data.downcast::<HandshakeData>().ok()?.protocol?;
+    [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .find(|&protocol| word == self::word(Some(protocol)))
+}
+
 /// For the side that waits for the connection.
 pub(super) fn server(binding: &[u8; 32]) -> io::Result<QuicServerConfig> {
     let build = || {
@@ -53,15 +80,15 @@ pub(super) fn server(binding: &[u8; 32]) -> io::Result<QuicServerConfig> {
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::new(
                 certified,
             ))));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = [STREAMS, SERVES_TCP, SERVES_UDP].map(<[u8]>::to_vec).into();
         Ok::<_, Error>(config)
     };
     let config = build().map_err(io::Error::other)?;
     QuicServerConfig::try_from(config).map_err(io::Error::other)
 }
 
-/// For the side that makes the connection.
-pub(super) fn client(binding: &[u8; 32]) -> io::Result<QuicClientConfig> {
+/// For the side that makes the connection, and what it serves.
+pub(super) fn client(binding: &[u8; 32], serves: Option<Protocol>) -> io::Result<QuicClientConfig> {
     let build = || {
         let provider = Arc::new(ring::default_provider());
         let verifier = OneKey {
@@ -73,7 +100,7 @@ pub(super) fn client(binding: &[u8; 32]) -> io::Result<QuicClientConfig> {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![word(serves).to_vec()];
         Ok::<_, Error>(config)
     };
     let config = build().map_err(io::Error::other)?;

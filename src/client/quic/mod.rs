@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::client::noise::MAX_DATAGRAM;
 use crate::client::session::{Session, StreamDatagrams};
-use crate::pairing::Role;
+use crate::pairing::{Protocol, Role};
 use socket::{PEER, PathSocket};
 pub use stream::QuicStream;
 
@@ -104,18 +104,21 @@ impl Streams {
         session: Session,
         datagrams: StreamDatagrams,
         role: Role,
+        serves: Option<Protocol>,
     ) -> io::Result<Self> {
-        let connecting = Self::connect(session, datagrams, role);
+        let connecting = Self::connect(session, datagrams, role, serves);
         timeout(HANDSHAKE, connecting).await.unwrap_or_else(|_| {
             let why = "the peer does not open byte streams";
             Err(io::Error::new(io::ErrorKind::TimedOut, why))
         })
     }
 
+    /// Of the initiator also what it `serves`; the receiver is told.
     pub(super) async fn connect(
         session: Session,
         datagrams: StreamDatagrams,
         role: Role,
+        serves: Option<Protocol>,
     ) -> io::Result<Self> {
         let binding = session.state().borrow().binding;
         let binding = binding.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
@@ -137,7 +140,7 @@ impl Streams {
         let endpoint = Endpoint::new_with_abstract_socket(config, server, socket, runtime)?;
         let connection = match role {
             Role::Initiator => {
-                let crypto = Arc::new(keys::client(&binding)?);
+                let crypto = Arc::new(keys::client(&binding, serves)?);
                 let mut config = quinn::ClientConfig::new(crypto);
                 config.transport_config(transport);
                 let connecting = endpoint.connect_with(config, PEER, "peer");
@@ -160,6 +163,12 @@ impl Streams {
         })
     }
 
+    /// Which kind of port the initiator serves to the receiver, who then opens the streams; see
+    /// [`PunchedConn::into_served_streams`](crate::client::connect::PunchedConn::into_served_streams).
+    pub fn served(&self) -> Option<Protocol> {
+        keys::served(&self.link.connection)
+    }
+
     /// Opens a stream; the peer gets it by [`Streams::accept`].
     ///
     /// # Errors
@@ -170,7 +179,8 @@ impl Streams {
         Ok(QuicStream::new(send, recv, Arc::clone(&self.link)))
     }
 
-    /// The next stream that the peer opens.
+    /// The next stream that the peer opens. When the waiting is broken off, one that has just
+    /// come may be lost.
     ///
     /// # Errors
     /// When the connection has ended.
@@ -201,6 +211,11 @@ impl Streams {
         session
             .send(crate::client::noise::Kind::Data, data.to_vec())
             .await
+    }
+
+    /// Why nothing more comes, once it is so.
+    pub fn why_ended(&self) -> io::Error {
+        self.link.session.ended_error()
     }
 
     /// The next datagram of the peer; `None` after the end.

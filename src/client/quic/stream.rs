@@ -23,7 +23,8 @@ enum Ending {
 }
 
 /// A byte stream in both directions. Shutting down ends the own direction, and waits until the
-/// peer has everything; the other direction goes on.
+/// peer has everything; the other direction goes on. One that is dropped before is broken off, and
+/// the peer reads an error.
 pub struct QuicStream {
     send: SendStream,
     recv: RecvStream,
@@ -64,6 +65,15 @@ impl QuicStream {
             link.close().await;
         }
         ended
+    }
+}
+
+impl Drop for QuicStream {
+    fn drop(&mut self) {
+        if matches!(self.ending, Ending::NotYet) {
+            // Left alone it would look like an end. An error says that it is over anyhow.
+            let _ = self.send.reset(VarInt::from_u32(1));
+        }
     }
 }
 

@@ -4,20 +4,20 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use rand_chacha::ChaCha12Rng;
-use rand_core::{Rng, SeedableRng};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
+use super::alone::Alone;
 use super::discovery::Discovery;
+use super::loss::Loss;
 use super::note::{Envelope, Note};
 use super::paths::Paths;
 use super::sockets::{MAIN, Packet, Sockets};
-use super::{Command, Ended, Post, Progress, Setup, State, gather};
+use super::{Command, Ended, OuterPort, Post, Progress, Setup, State};
 use crate::client::noise::{self, Secure};
 use crate::client::punch::{self, Agent, Candidate, CandidateKind, Event, NatHint, Via};
 use crate::client::relay::{Relay, now, stun_servers};
-use crate::pairing::{IceServer, Outcome, PathKind, SessionId};
+use crate::pairing::{IceServer, Outcome, PathKind, Protocol, SessionId};
 
 /// What is read from the sockets before anything else is looked at.
 const BATCH: usize = 64;
@@ -27,26 +27,6 @@ const LOOK: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_millis(500);
 /// A move of the round-trip time below this is not worth telling.
 const RTT_STEP: Duration = Duration::from_millis(20);
-
-/// What a [`DirectLoss`](super::DirectLoss) takes.
-pub(super) struct Loss {
-    percent: u8,
-    rng: ChaCha12Rng,
-}
-
-impl Loss {
-    fn new(seed: [u8; 32]) -> Self {
-        Self {
-            percent: 0,
-            rng: ChaCha12Rng::from_seed(seed),
-        }
-    }
-
-    /// Whether the next datagram is lost.
-    pub(super) fn takes(&mut self) -> bool {
-        self.percent > 0 && self.rng.next_u32() % 100 < u32::from(self.percent)
-    }
-}
 
 /// Everything that a session has.
 pub(super) struct Driver {
@@ -86,6 +66,7 @@ pub(super) struct Driver {
     pub(super) plain: Vec<u8>,
     pub(super) sealed: Vec<u8>,
     look_at: Instant,
+    pub(super) alone: Option<Alone>,
     pub(super) ask_at: Option<Instant>,
     /// Set when the session is over; the task ends then.
     end_at: Option<Instant>,
@@ -121,6 +102,7 @@ pub(super) fn start(
         no_relay: None,
         binding: None,
         ended: None,
+        holds_port: false,
     });
     let bind = setup.bind;
     let start_relay = || Relay::start(&setup.ice_servers, bind);
@@ -157,6 +139,7 @@ pub(super) fn start(
         plain: Vec::new(),
         sealed: Vec::new(),
         look_at: now + LOOK,
+        alone: None,
         ask_at: None,
         end_at: None,
     };
@@ -205,11 +188,11 @@ impl Driver {
         };
         tokio::pin!(resolve);
         let mut resolved = false;
-        let mapping = gather::port_mapping(self.outer_port());
+        let mapping = OuterPort::ask(Protocol::Udp, self.outer_port());
         tokio::pin!(mapping);
         let mut asked_router = false;
-        // Held as long as the session lives, and given back with it.
-        let mut _outer_port = None;
+        // Held as long as the session lives.
+        let mut outer_port = None;
         let mut commanded = true;
         let mut relayed = true;
         let mut batch = Vec::with_capacity(BATCH);
@@ -217,6 +200,9 @@ impl Driver {
         loop {
             self.act();
             let now = now();
+            if self.end_at.is_some() {
+                self.give_back(outer_port.take());
+            }
             if self.end_at.is_some_and(|at| at <= now) {
                 return self.farewell();
             }
@@ -249,9 +235,13 @@ impl Driver {
                 blob = next_blob(&mut self.post) => match blob {
                     Some(Some(blob)) => self.blob(&blob),
                     Some(None) => {
+                        self.alone = Some(Alone::new(now));
                         self.state.send_modify(|state| state.peer_left = true);
                     }
-                    None => self.post = None,
+                    None => {
+                        self.alone = Some(Alone::new(now));
+                        self.post = None;
+                    }
                 },
                 found = &mut resolve, if !resolved => {
                     resolved = true;
@@ -260,10 +250,11 @@ impl Driver {
                 }
                 mapped = &mut mapping, if !asked_router => {
                     asked_router = true;
-                    if let Some((address, held)) = mapped {
-                        let candidate = Candidate::new(CandidateKind::Mapped, address);
+                    if let Some(port) = mapped {
+                        let candidate = Candidate::new(CandidateKind::Mapped, port.address());
                         self.add_local(candidate, Via::Socket(MAIN));
-                        _outer_port = Some(held);
+                        self.state.send_modify(|state| state.holds_port = true);
+                        outer_port = Some(port);
                     }
                 }
                 () = sleep_until(due.into()) => {}
@@ -279,12 +270,32 @@ impl Driver {
         main.map(|(_, local)| local.port()).filter(|_| wanted)
     }
 
+    /// Gives the router's port back; who closes the session waits for that.
+    fn give_back(&self, port: Option<OuterPort>) {
+        if let Some(port) = port {
+            let state = self.state.clone();
+            tokio::spawn(async move {
+                port.release().await;
+                state.send_modify(|state| state.holds_port = false);
+            });
+        }
+    }
+
     fn due(&self, now: Instant) -> Instant {
         let agent = self.agent.as_ref().and_then(Agent::poll_timeout);
         let secure = self.secure.poll_timeout();
         let discovery = self.discovery.poll_timeout(now);
         let notes = self.notes.iter().map(|note| note.0).min();
-        let others = [agent, secure, discovery, notes, self.ask_at, self.end_at];
+        let alone = self.alone.as_ref().map(Alone::due);
+        let others = [
+            agent,
+            secure,
+            discovery,
+            notes,
+            alone,
+            self.ask_at,
+            self.end_at,
+        ];
         let others = others.into_iter().flatten();
         others.fold(self.look_at, Instant::min)
     }
@@ -303,6 +314,7 @@ impl Driver {
         if self.ask_at.is_some_and(|at| at <= now) {
             self.ask_servers();
         }
+        self.ask_whether_alone(now);
         self.agent_events(now);
         while let Some((via, to, bytes)) = self.discovery.poll_transmit(now) {
             self.sockets.send(via, to, None, &bytes);
@@ -434,6 +446,10 @@ impl Driver {
             }
             Command::Restart => self.restart(),
             Command::Because(reason) => self.paths.lost(&reason),
+            Command::Offer(offer) => self.tell(Note {
+                tcp: Some(offer),
+                ..Note::default()
+            }),
             Command::Outcome(outcome) => self.outcome = outcome,
             Command::Lose(percent) => self.loss.percent = percent,
             Command::Close(code) => self.secure.close(now, code),

@@ -13,30 +13,6 @@ use crate::client::relay::{Relay, now};
 /// mapping alive.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
 
-/// An outer port of a home router, and what holds it.
-#[cfg(feature = "client")]
-pub(super) async fn port_mapping(
-    port: Option<u16>,
-) -> Option<(SocketAddr, crate::client::port_mapping::PortMapping)> {
-    use std::num::NonZeroU16;
-
-    use crate::client::port_mapping::{PortMapping, Routers};
-    use crate::pairing::Protocol;
-
-    /// Routers are one hop away, but some are slow.
-    const WITHIN: Duration = Duration::from_secs(5);
-
-    let port = NonZeroU16::new(port?)?;
-    let held = PortMapping::request(Protocol::Udp, port, &Routers::default(), WITHIN).await?;
-    Some((held.external(), held))
-}
-
-/// Without the feature `client` nobody is asked.
-#[cfg(not(feature = "client"))]
-pub(super) async fn port_mapping(_: Option<u16>) -> Option<(SocketAddr, ())> {
-    None
-}
-
 impl Driver {
     /// Looks at the machine's addresses. When they have changed, everything begins anew but the
     /// session itself.

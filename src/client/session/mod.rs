@@ -7,11 +7,14 @@
 //! tell each other goes through the pairing server, and through the session itself once there is
 //! a path, so that a session outlives its pairing server.
 
+mod alone;
 mod discovery;
 mod driver;
 mod gather;
 mod interfaces;
+mod loss;
 mod note;
+mod outer_port;
 mod packets;
 mod paths;
 mod sockets;
@@ -32,6 +35,7 @@ use crate::client::relay::{Host, Relay};
 use crate::client::tcp::Offer;
 use crate::pairing::{ClientMessage, IceServer, Outcome, Role, SessionId, SessionSecrets};
 
+pub(crate) use outer_port::OuterPort;
 pub use paths::PathInfo;
 
 /// What waits in one direction at most. In front of the sockets a sender waits; what arrives and
@@ -135,6 +139,8 @@ pub(crate) struct State {
     /// Of this very handshake.
     pub(crate) binding: Option<[u8; 32]>,
     pub(crate) ended: Option<Ended>,
+    /// An outer port of a router has not been given back yet.
+    pub(crate) holds_port: bool,
 }
 
 enum Command {
@@ -144,6 +150,8 @@ enum Command {
     Restart,
     /// Why there is no direct path.
     Because(String),
+    /// What the peer is told of TCP besides.
+    Offer(Offer),
     /// What the server is told at the end.
     Outcome(Outcome),
     /// Loses so many percent of what goes directly.
@@ -245,6 +253,11 @@ impl Session {
         let _ = self.commands.send(Command::Because(reason)).await;
     }
 
+    /// Tells the peer where else it may dial.
+    pub(crate) async fn offer(&self, offer: Offer) {
+        let _ = self.commands.send(Command::Offer(offer)).await;
+    }
+
     /// Tells what became of the pair beside this session.
     pub(crate) async fn outcome(&self, outcome: Outcome) {
         let _ = self.commands.send(Command::Outcome(outcome)).await;
@@ -262,11 +275,12 @@ impl Session {
         taken.await.unwrap_or_else(|_| Err(self.ended_error()))
     }
 
-    /// Closes and waits until the peer knows, or for 2 s.
+    /// Closes and waits until the peer knows, or for 2 s, and until a router knows, or for 1 s.
     pub(crate) async fn close(&self, code: u8) {
         let _ = self.commands.send(Command::Close(code)).await;
         let mut state = self.state.clone();
-        let _ = state.wait_for(|state| state.ended.is_some()).await;
+        let over = |state: &State| state.ended.is_some() && !state.holds_port;
+        let _ = state.wait_for(over).await;
     }
 
     /// Why nothing more can be sent.

@@ -63,6 +63,11 @@ impl Sockets {
         found
     }
 
+    /// The port of the IPv4 listener: the one that a home router can forward to.
+    pub fn port_v4(&self) -> Option<u16> {
+        Some(self.v4.as_ref()?.local_addr().ok()?.port())
+    }
+
     /// The next connection that somebody made. Nothing is lost when the waiting is broken off.
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         async fn one(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {

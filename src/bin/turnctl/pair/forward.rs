@@ -1,31 +1,37 @@
-//! `turnctl forward`: a local port that is the other side's, and how the other side serves it.
+//! `turnctl forward`: a local port that is the other side's.
 //!
 //! A TCP connection is one byte stream of the session. A UDP client is a flow: its datagrams
-//! carry the flow's number in 2 bytes in front. Neither needs to know of the other clients.
+//! carry the flow's number in 2 bytes in front. Neither needs to know of the other clients. The
+//! local port outlives the connection to the other side, which is made again when it has ended.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, interval};
-use turnserver::client::connect::PunchedConn;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, interval, sleep, sleep_until};
+use turnserver::client::connect::Connector;
+use turnserver::client::quic::Streams;
+use turnserver::pairing;
 
+use super::events::Events;
+use super::flows::{FLOW_IDLE, Flows, send, split};
+use super::serve::{BUFFER, carry};
+use super::stop::Stop;
 use super::{Failure, Manner, Meeting, Protocol, prepare};
 
-/// UDP clients at a time; the one that was silent for longest makes room.
-const MOST_FLOWS: usize = 256;
-/// After so much silence a UDP client is forgotten.
-const FLOW_IDLE: Duration = Duration::from_secs(120);
-/// Room for the longest datagram.
-const BUFFER: usize = 65_536;
+/// Between attempts to reach the other side again, doubled up to [`LONGEST_PAUSE`].
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long a TCP client may wait for the other side to come back.
+const CLIENT_WAITS: Duration = Duration::from_secs(5);
+/// How many may.
+const MOST_WAITING: usize = 64;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -57,170 +63,285 @@ async fn forward(options: &Options) -> Result<(), Failure> {
     let (connector, events) = prepare(&options.meeting, &options.manner)?;
     let wrong = |error: io::Error| Failure::Broken(format!("{}: {error}", options.listen));
     // Before anybody is bothered: the port may be taken.
-    let (tcp, udp) = match options.protocol {
-        Protocol::Tcp => (
-            Some(TcpListener::bind(options.listen).await.map_err(wrong)?),
-            None,
-        ),
-        Protocol::Udp => (
-            None,
-            Some(UdpSocket::bind(options.listen).await.map_err(wrong)?),
-        ),
+    let mut port = Port::open(options).await.map_err(wrong)?;
+    let mut stop = Stop::listen();
+    let mut other = tokio::select! {
+        other = Other::reach(&connector, options.protocol, &events) => other?,
+        () = stop.asked() => return Ok(()),
     };
-    let conn = connector.connect().await?;
-    let following = events.follow(conn.path_changes());
-    let tell = |local: io::Result<SocketAddr>| {
-        let local = local.unwrap_or(options.listen);
-        let words = format!("{local} is now the other side's port");
-        events.tell(&json!({"event": "listening", "local": local}), &words);
-    };
-    let ended = match (tcp, udp) {
-        (Some(listener), _) => {
-            tell(listener.local_addr());
-            forward_tcp(conn, listener).await
-        }
-        (None, Some(socket)) => {
-            tell(socket.local_addr());
-            forward_udp(conn, socket).await
-        }
-        (None, None) => unreachable!("one of the two was opened"),
-    };
-    following.abort();
-    ended.map_err(|error| Failure::Broken(format!("the connection was lost: {error}")))
-}
-
-async fn carry(mut one: impl AsyncRead + AsyncWrite + Unpin, mut two: TcpStream) {
-    // Whoever broke it, both ends see it: both are closed now.
-    let _ = copy_bidirectional(&mut one, &mut two).await;
-}
-
-/// Every local connection becomes a stream, until the session ends.
-async fn forward_tcp(conn: PunchedConn, listener: TcpListener) -> io::Result<()> {
-    let streams = conn.into_streams().await?;
-    let mut carried = JoinSet::new();
+    let local = port.local_addr().map_err(wrong)?;
+    let words = format!("{local} is now the other side's port");
+    events.tell(&json!({"event": "listening", "local": local}), &words);
     loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let (local, _) = accepted?;
-                local.set_nodelay(true)?;
-                let remote = streams.open().await?;
-                carried.spawn(carry(remote, local));
-            }
-            Some(_) = carried.join_next() => {}
-            datagram = streams.recv() => if datagram.is_none() {
+        let why = tokio::select! {
+            why = port.carry(&other.streams) => why.map_err(wrong)?,
+            () = stop.asked() => {
+                port.hang_up().await;
+                other.leave().await;
                 return Ok(());
             }
+        };
+        let words = format!("the other side is gone: {why}");
+        events.tell(&json!({"event": "disconnected", "message": why}), &words);
+        other.following.abort();
+        drop(other);
+        other = tokio::select! {
+            other = again(&connector, options.protocol, &events) => other?,
+            error = port.wait() => return Err(wrong(error)),
+            () = stop.asked() => return Ok(()),
+        };
+        events.tell(
+            &json!({"event": "reconnected", "local": local}),
+            &format!("{local} is the other side's port again"),
+        );
+    }
+}
+
+/// The side that serves the port.
+struct Other {
+    streams: Streams,
+    following: JoinHandle<()>,
+}
+
+/// Why the other side is not there.
+enum Unreached {
+    /// Who waits there serves something else. That does not change by asking again.
+    Other(String),
+    Failed(Failure),
+}
+
+impl From<Unreached> for Failure {
+    fn from(unreached: Unreached) -> Self {
+        match unreached {
+            Unreached::Other(what) => Self::Broken(what),
+            Unreached::Failed(failure) => failure,
         }
     }
 }
 
-/// Every stream becomes a connection to the served port, until the device leaves.
-pub(super) async fn serve_tcp(conn: PunchedConn, to: SocketAddr) -> io::Result<()> {
-    let streams = conn.into_streams().await?;
-    let mut carried = JoinSet::new();
+impl Other {
+    async fn reach(
+        connector: &Connector,
+        protocol: Protocol,
+        events: &Events,
+    ) -> Result<Self, Unreached> {
+        let failed = |error: io::Error| Unreached::Failed(Failure::Broken(error.to_string()));
+        let conn = connector.clone().connect().await;
+        let conn = conn.map_err(|error| Unreached::Failed(error.into()))?;
+        if conn.protocol() == pairing::Protocol::Tcp {
+            return Err(Unreached::Other(serves_nothing()));
+        }
+        let changes = conn.path_changes();
+        let streams = conn.into_streams().await.map_err(failed)?;
+        let served = streams.served();
+        if served != Some(protocol.into()) {
+            streams.close().await;
+            return Err(Unreached::Other(match (served, protocol) {
+                (None, _) => serves_nothing(),
+                (_, Protocol::Tcp) => "the other side serves a UDP port, not a TCP one".into(),
+                (_, Protocol::Udp) => "the other side serves a TCP port, not a UDP one".into(),
+            }));
+        }
+        Ok(Self {
+            streams,
+            following: events.follow(changes),
+        })
+    }
+
+    /// In order.
+    async fn leave(self) {
+        self.following.abort();
+        self.streams.close().await;
+    }
+}
+
+fn serves_nothing() -> String {
+    "the other side serves no port: it needs `turnctl host` with --to".into()
+}
+
+/// Reaches the other side again, however long that takes.
+async fn again(
+    connector: &Connector,
+    protocol: Protocol,
+    events: &Events,
+) -> Result<Other, Unreached> {
+    let mut pause = PAUSE;
     loop {
-        tokio::select! {
-            accepted = streams.accept() => {
-                let remote = accepted?;
-                carried.spawn(async move {
-                    // A port that is closed is a connection that ends at once.
-                    if let Ok(local) = TcpStream::connect(to).await {
-                        let _ = local.set_nodelay(true);
-                        carry(remote, local).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        match Other::reach(connector, protocol, events).await {
+            Err(Unreached::Failed(failure)) => {
+                let text = failure.message();
+                let seconds = pause.as_secs_f64();
+                events.tell(
+                    &json!({"event": "reconnecting", "message": text, "in_s": seconds}),
+                    &format!("{text}; next try in {seconds} s"),
+                );
+            }
+            reached => return reached,
+        }
+    }
+}
+
+/// The local port.
+enum Port {
+    Tcp {
+        listener: TcpListener,
+        /// Clients that came while the other side was away, and until when they wait.
+        waiting: VecDeque<(TcpStream, Instant)>,
+        carried: JoinSet<()>,
+    },
+    Udp {
+        socket: UdpSocket,
+        flows: Flows,
+    },
+}
+
+impl Port {
+    async fn open(options: &Options) -> io::Result<Self> {
+        Ok(match options.protocol {
+            Protocol::Tcp => Self::Tcp {
+                listener: TcpListener::bind(options.listen).await?,
+                waiting: VecDeque::new(),
+                carried: JoinSet::new(),
+            },
+            Protocol::Udp => Self::Udp {
+                socket: UdpSocket::bind(options.listen).await?,
+                flows: Flows::default(),
+            },
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp { listener, .. } => listener.local_addr(),
+            Self::Udp { socket, .. } => socket.local_addr(),
+        }
+    }
+
+    /// Connects the local clients to the other side until that has gone, and says why. An error is
+    /// one of the local port.
+    async fn carry(&mut self, other: &Streams) -> io::Result<String> {
+        match self {
+            Self::Tcp {
+                listener,
+                waiting,
+                carried,
+            } => carry_tcp(listener, waiting, carried, other).await,
+            Self::Udp { socket, flows } => Ok(carry_udp(socket, flows, other).await),
+        }
+    }
+
+    /// While the other side is away: TCP clients wait a little, datagrams are dropped, as they may
+    /// be. Ends by an error of the local port alone.
+    async fn wait(&mut self) -> io::Error {
+        match self {
+            Self::Tcp {
+                listener, waiting, ..
+            } => loop {
+                let first = waiting.front().map(|(_, until)| *until);
+                let patience = async {
+                    match first {
+                        Some(until) => sleep_until(until).await,
+                        None => std::future::pending().await,
                     }
-                });
+                };
+                tokio::select! {
+                    accepted = accept(listener) => match accepted {
+                        Ok(client) if waiting.len() < MOST_WAITING => {
+                            waiting.push_back((client, Instant::now() + CLIENT_WAITS));
+                        }
+                        Ok(client) => refuse(client),
+                        Err(error) => return error,
+                    },
+                    () = patience => if let Some((client, _)) = waiting.pop_front() {
+                        refuse(client);
+                    }
+                }
+            },
+            Self::Udp { socket, .. } => {
+                let mut buffer = vec![0; BUFFER];
+                loop {
+                    // An ICMP error is about a client that is gone.
+                    let _ = socket.recv_from(&mut buffer).await;
+                }
             }
-            Some(_) = carried.join_next() => {}
-            datagram = streams.recv() => if datagram.is_none() {
-                return Ok(());
+        }
+    }
+
+    /// Breaks off what is carried.
+    async fn hang_up(&mut self) {
+        if let Self::Tcp { carried, .. } = self {
+            carried.shutdown().await;
+        }
+    }
+}
+
+/// The next client. One that has gone before it was taken is passed over.
+async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => {
+                // It matters for speed alone.
+                let _ = client.set_nodelay(true);
+                return Ok(client);
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// So that the client sees an error, and not an end.
+fn refuse(client: TcpStream) {
+    let _ = client.set_zero_linger();
+}
+
+/// Every local connection becomes a stream.
+async fn carry_tcp(
+    listener: &TcpListener,
+    waiting: &mut VecDeque<(TcpStream, Instant)>,
+    carried: &mut JoinSet<()>,
+    other: &Streams,
+) -> io::Result<String> {
+    loop {
+        let client = match waiting.pop_front() {
+            Some((client, _)) => client,
+            None => tokio::select! {
+                accepted = accept(listener) => accepted?,
+                Some(_) = carried.join_next() => continue,
+                datagram = other.recv() => match datagram {
+                    Some(_) => continue,
+                    None => return Ok(other.why_ended().to_string()),
+                },
+            },
+        };
+        match other.open().await {
+            Ok(remote) => drop(carried.spawn(carry(remote, client))),
+            Err(error) => {
+                waiting.push_front((client, Instant::now() + CLIENT_WAITS));
+                return Ok(error.to_string());
             }
         }
     }
 }
 
-/// Who sends to the local port, each by its number.
-#[derive(Default)]
-struct Flows {
-    by_client: HashMap<SocketAddr, u16>,
-    by_number: HashMap<u16, (SocketAddr, Instant)>,
-    next: u16,
-}
-
-impl Flows {
-    fn number(&mut self, client: SocketAddr, now: Instant) -> u16 {
-        if let Some(&number) = self.by_client.get(&client) {
-            self.by_number.insert(number, (client, now));
-            return number;
-        }
-        if self.by_number.len() == MOST_FLOWS
-            && let Some((&oldest, _)) = self.by_number.iter().min_by_key(|(_, (_, used))| *used)
-        {
-            self.forget(oldest);
-        }
-        while self.by_number.contains_key(&self.next) {
-            self.next = self.next.wrapping_add(1);
-        }
-        let number = self.next;
-        self.next = self.next.wrapping_add(1);
-        self.by_client.insert(client, number);
-        self.by_number.insert(number, (client, now));
-        number
-    }
-
-    fn client(&mut self, number: u16, now: Instant) -> Option<SocketAddr> {
-        let (client, used) = self.by_number.get_mut(&number)?;
-        *used = now;
-        Some(*client)
-    }
-
-    fn forget(&mut self, number: u16) {
-        if let Some((client, _)) = self.by_number.remove(&number) {
-            self.by_client.remove(&client);
-        }
-    }
-
-    fn forget_idle(&mut self, now: Instant) {
-        let idle = |(_, used): &(SocketAddr, Instant)| now - *used >= FLOW_IDLE;
-        let flows = self.by_number.iter();
-        let gone: Vec<u16> = flows
-            .filter(|(_, flow)| idle(flow))
-            .map(|(n, _)| *n)
-            .collect();
-        gone.into_iter().for_each(|number| self.forget(number));
-    }
-}
-
-/// What a datagram between the two says: the flow, and the client's bytes.
-fn split(datagram: &[u8]) -> Option<(u16, &[u8])> {
-    let (number, bytes) = datagram.split_first_chunk()?;
-    Some((u16::from_be_bytes(*number), bytes))
-}
-
-/// Datagrams may be lost; those that are too long for the session are.
-async fn send(conn: &PunchedConn, number: u16, bytes: &[u8]) -> io::Result<()> {
-    let datagram = [&number.to_be_bytes()[..], bytes].concat();
-    match conn.send(&datagram).await {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        sent => sent,
-    }
-}
-
-async fn forward_udp(conn: PunchedConn, socket: UdpSocket) -> io::Result<()> {
-    let mut flows = Flows::default();
+async fn carry_udp(socket: &UdpSocket, flows: &mut Flows, other: &Streams) -> String {
     let mut buffer = vec![0; BUFFER];
     let mut sweep = interval(FLOW_IDLE / 4);
     loop {
         tokio::select! {
             received = socket.recv_from(&mut buffer) => {
-                // An ICMP error is about a client that is gone.
                 if let Ok((len, client)) = received {
                     let number = flows.number(client, Instant::now());
-                    send(&conn, number, &buffer[..len]).await?;
+                    if let Err(error) = send(other, number, &buffer[..len]).await {
+                        return error.to_string();
+                    }
                 }
             }
-            datagram = conn.recv() => {
+            datagram = other.recv() => {
                 let Some(datagram) = datagram else {
-                    return Ok(());
+                    return other.why_ended().to_string();
                 };
                 if let Some((number, bytes)) = split(&datagram)
                     && let Some(client) = flows.client(number, Instant::now())
@@ -233,115 +354,15 @@ async fn forward_udp(conn: PunchedConn, socket: UdpSocket) -> io::Result<()> {
     }
 }
 
-/// Every flow has a socket of its own at the served port, until the device leaves.
-pub(super) async fn serve_udp(conn: PunchedConn, to: SocketAddr) -> io::Result<()> {
-    let conn = Arc::new(conn);
-    let mut sockets: HashMap<u16, (Arc<UdpSocket>, Instant)> = HashMap::new();
-    // Ends with this function, and with it every socket.
-    let mut readers = JoinSet::new();
-    let mut aborts = HashMap::new();
-    let mut sweep = interval(FLOW_IDLE / 4);
-    loop {
-        tokio::select! {
-            datagram = conn.recv() => {
-                let Some(datagram) = datagram else {
-                    return Ok(());
-                };
-                let Some((number, bytes)) = split(&datagram) else {
-                    continue;
-                };
-                if !sockets.contains_key(&number) {
-                    if sockets.len() >= MOST_FLOWS {
-                        continue;
-                    }
-                    let socket = Arc::new(connected(to).await?);
-                    let reading = read(Arc::clone(&conn), Arc::clone(&socket), number);
-                    aborts.insert(number, readers.spawn(reading));
-                    sockets.insert(number, (socket, Instant::now()));
-                }
-                if let Some((socket, used)) = sockets.get_mut(&number) {
-                    *used = Instant::now();
-                    // Refused when nothing listens there (now).
-                    let _ = socket.send(bytes).await;
-                }
-            }
-            Some(_) = readers.join_next() => {}
-            _ = sweep.tick() => {
-                let now = Instant::now();
-                sockets.retain(|number, (_, used)| {
-                    let keep = now - *used < FLOW_IDLE;
-                    if !keep && let Some(reader) = aborts.remove(number) {
-                        let reader: tokio::task::AbortHandle = reader;
-                        reader.abort();
-                    }
-                    keep
-                });
-            }
-        }
-    }
-}
-
-async fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
-    let any: IpAddr = match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(to).await?;
-    Ok(socket)
-}
-
-/// Answers of the served port, back to their flow.
-async fn read(conn: Arc<PunchedConn>, socket: Arc<UdpSocket>, number: u16) {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        match socket.recv(&mut buffer).await {
-            Ok(len) => {
-                if send(&conn, number, &buffer[..len]).await.is_err() {
-                    return;
-                }
-            }
-            // Nothing listens there (now).
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn client(port: u16) -> SocketAddr {
-        ([127, 0, 0, 1], port).into()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn clients_keep_their_numbers_and_the_silent_ones_make_room() {
-        let mut flows = Flows::default();
-        let start = Instant::now();
-        for port in 1..=MOST_FLOWS as u16 {
-            let now = start + Duration::from_millis(port.into());
-            assert_eq!(flows.number(client(port), now), port - 1);
-        }
-        let later = start + Duration::from_secs(1);
-        assert_eq!(
-            flows.client(0, later),
-            Some(client(1)),
-            "an answer counts as use"
-        );
-        let new = flows.number(client(9999), later);
-        assert_eq!(flows.client(new, later), Some(client(9999)));
-        assert_eq!(flows.client(1, later), None, "it was silent for longest");
-        assert_eq!(flows.number(client(1), later), 0);
-        flows.forget_idle(start + FLOW_IDLE + Duration::from_millis(500));
-        assert_eq!(flows.by_number.len(), 2);
-        assert_eq!(flows.by_client.len(), 2);
-    }
-
     #[test]
     fn a_port_alone_is_local() {
-        assert_eq!(listen_address("2222"), Ok(client(2222)));
-        assert_eq!(listen_address("127.0.0.1:5"), Ok(client(5)));
+        let local = |port| Ok(([127, 0, 0, 1], port).into());
+        assert_eq!(listen_address("2222"), local(2222));
+        assert_eq!(listen_address("127.0.0.1:5"), local(5));
         assert!(listen_address("nowhere").is_err());
     }
 }

@@ -4,15 +4,24 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::json;
 use tokio::net::lookup_host;
-use turnserver::client::connect::PunchedConn;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use turnserver::client::connect::{Host, PunchedConn};
 use turnserver::pairing;
 
 use super::events::Events;
 use super::pipe::{self, Input, Output};
-use super::{Failure, Manner, Meeting, Protocol, forward, prepare};
+use super::serve::serve;
+use super::stop::Stop;
+use super::{Failure, Manner, Meeting, Protocol, prepare};
+
+/// How long devices are told that it is over, when it is.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -21,10 +30,12 @@ pub(crate) struct Options {
     /// What is between the devices; with --to, which kind of port that is
     #[arg(value_enum, default_value = "udp")]
     protocol: Protocol,
-    /// Serve this address to devices that run `turnctl forward`
+    /// Serve this address to devices that run `turnctl forward` or `turnctl connect`
     ///
-    /// Every TCP connection, or UDP client, at their local port reaches this address as if it
-    /// came from this machine. Without it, one device at a time talks to this terminal.
+    /// Every TCP connection, or UDP client, at the local port of `turnctl forward` reaches this
+    /// address as if it came from this machine; so do standard input and output of `turnctl
+    /// connect`, for which over UDP each piece of input is a datagram. Any number of devices at a
+    /// time. Without it, one device at a time talks to this terminal.
     #[arg(long, value_name = "HOST:PORT")]
     to: Option<String>,
     #[command(flatten)]
@@ -46,14 +57,45 @@ async fn host(options: &Options) -> Result<(), Failure> {
         Some(to) => Some(resolve(to).await?),
         None => None,
     };
+    let mut stop = Stop::listen();
     let mut host = connector.protocol(protocol).host();
+    let events = Arc::new(events);
+    let mut served = JoinSet::new();
+    let ended = tokio::select! {
+        ended = receive(&mut host, to, options.protocol, &events, stop.clone(), &mut served) => ended,
+        () = stop.asked() => Ok(()),
+    };
+    drop(host);
+    // Each has heard it, and tells its device. One that talks to this terminal was dropped, and is
+    // told by what is left of it.
+    let all = async { while served.join_next().await.is_some() {} };
+    if to.is_some() {
+        let _ = timeout(FAREWELL, all).await;
+    } else {
+        tokio::time::sleep(FAREWELL / 6).await;
+    }
+    ended
+}
+
+/// Takes one device after the other, or all who come where a port is served.
+async fn receive(
+    host: &mut Host,
+    to: Option<SocketAddr>,
+    protocol: Protocol,
+    events: &Arc<Events>,
+    stop: Stop,
+    served: &mut JoinSet<()>,
+) -> Result<(), Failure> {
     host.registered().await?;
     let event = json!({"event": "registered"});
     events.tell(&event, "registered; devices with the same key can connect");
-    let events = Arc::new(events);
     let mut input = to.is_none().then(Input::open);
     loop {
-        let conn = match host.accept().await {
+        let accepted = tokio::select! {
+            accepted = host.accept() => accepted,
+            Some(_) = served.join_next() => continue,
+        };
+        let conn = match accepted {
             Ok(conn) => conn,
             // One device that failed does not end the others.
             Err(error) if host.is_open() => {
@@ -66,10 +108,15 @@ async fn host(options: &Options) -> Result<(), Failure> {
         };
         match (to, &mut input) {
             (Some(to), _) => {
-                let (events, protocol) = (Arc::clone(&events), options.protocol);
-                tokio::spawn(async move { serve(conn, protocol, to, &events).await });
+                let (events, stop) = (Arc::clone(events), stop.clone());
+                served.spawn(async move {
+                    let following = events.follow(conn.path_changes());
+                    let served = serve(conn, protocol, to, stop).await;
+                    following.abort();
+                    left(&events, served.err().map(|error| error.to_string()));
+                });
             }
-            (None, Some(input)) => talk(conn, input, &events).await,
+            (None, Some(input)) => talk(conn, input, events).await,
             (None, None) => unreachable!("it reads standard input or serves a port"),
         }
     }
@@ -80,17 +127,6 @@ async fn resolve(to: &str) -> Result<SocketAddr, Failure> {
     let mut found = found.map_err(|error| Failure::Usage(format!("--to {to}: {error}")))?;
     let none = || Failure::Usage(format!("--to {to}: has no address"));
     found.next().ok_or_else(none)
-}
-
-/// Serves a port to one device until it leaves.
-async fn serve(conn: PunchedConn, protocol: Protocol, to: SocketAddr, events: &Events) {
-    let following = events.follow(conn.path_changes());
-    let served = match protocol {
-        Protocol::Tcp => forward::serve_tcp(conn, to).await,
-        Protocol::Udp => forward::serve_udp(conn, to).await,
-    };
-    following.abort();
-    left(events, served.err().map(|error| error.to_string()));
 }
 
 /// Connects standard input and output to one device until both directions have ended.

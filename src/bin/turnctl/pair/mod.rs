@@ -2,10 +2,13 @@
 
 mod connect;
 mod events;
+mod flows;
 mod forward;
 mod host;
 mod key;
 mod pipe;
+mod serve;
+mod stop;
 
 use std::future::Future;
 use std::net::IpAddr;

@@ -1,0 +1,113 @@
+//! Many UDP clients over one session: each has a number, which its datagrams carry in front.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use turnserver::client::quic::Streams;
+
+/// UDP clients at a time; the one that was silent for longest makes room.
+pub(super) const MOST_FLOWS: usize = 256;
+/// After so much silence a UDP client is forgotten.
+pub(super) const FLOW_IDLE: Duration = Duration::from_secs(120);
+
+/// Who sends to the local port, each by its number.
+#[derive(Default)]
+pub(super) struct Flows {
+    by_client: HashMap<SocketAddr, u16>,
+    by_number: HashMap<u16, (SocketAddr, Instant)>,
+    next: u16,
+}
+
+impl Flows {
+    pub(super) fn number(&mut self, client: SocketAddr, now: Instant) -> u16 {
+        if let Some(&number) = self.by_client.get(&client) {
+            self.by_number.insert(number, (client, now));
+            return number;
+        }
+        if self.by_number.len() == MOST_FLOWS
+            && let Some((&oldest, _)) = self.by_number.iter().min_by_key(|(_, (_, used))| *used)
+        {
+            self.forget(oldest);
+        }
+        while self.by_number.contains_key(&self.next) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.by_client.insert(client, number);
+        self.by_number.insert(number, (client, now));
+        number
+    }
+
+    pub(super) fn client(&mut self, number: u16, now: Instant) -> Option<SocketAddr> {
+        let (client, used) = self.by_number.get_mut(&number)?;
+        *used = now;
+        Some(*client)
+    }
+
+    fn forget(&mut self, number: u16) {
+        if let Some((client, _)) = self.by_number.remove(&number) {
+            self.by_client.remove(&client);
+        }
+    }
+
+    pub(super) fn forget_idle(&mut self, now: Instant) {
+        let idle = |(_, used): &(SocketAddr, Instant)| now - *used >= FLOW_IDLE;
+        let flows = self.by_number.iter();
+        let gone: Vec<u16> = flows
+            .filter(|(_, flow)| idle(flow))
+            .map(|(n, _)| *n)
+            .collect();
+        gone.into_iter().for_each(|number| self.forget(number));
+    }
+}
+
+/// What a datagram between the two says: the flow, and the client's bytes.
+pub(super) fn split(datagram: &[u8]) -> Option<(u16, &[u8])> {
+    let (number, bytes) = datagram.split_first_chunk()?;
+    Some((u16::from_be_bytes(*number), bytes))
+}
+
+/// Datagrams may be lost; those that are too long for the session are.
+pub(super) async fn send(streams: &Streams, number: u16, bytes: &[u8]) -> io::Result<()> {
+    let datagram = [&number.to_be_bytes()[..], bytes].concat();
+    match streams.send(&datagram).await {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        sent => sent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_keep_their_numbers_and_the_silent_ones_make_room() {
+        let mut flows = Flows::default();
+        let start = Instant::now();
+        for port in 1..=MOST_FLOWS as u16 {
+            let now = start + Duration::from_millis(port.into());
+            assert_eq!(flows.number(client(port), now), port - 1);
+        }
+        let later = start + Duration::from_secs(1);
+        assert_eq!(
+            flows.client(0, later),
+            Some(client(1)),
+            "an answer counts as use"
+        );
+        let new = flows.number(client(9999), later);
+        assert_eq!(flows.client(new, later), Some(client(9999)));
+        assert_eq!(flows.client(1, later), None, "it was silent for longest");
+        assert_eq!(flows.number(client(1), later), 0);
+        flows.forget_idle(start + FLOW_IDLE + Duration::from_millis(500));
+        assert_eq!(flows.by_number.len(), 2);
+        assert_eq!(flows.by_client.len(), 2);
+    }
+}
