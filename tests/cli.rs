@@ -178,6 +178,25 @@ fn a_configuration_without_credentials_refuses_to_start() {
     );
 }
 
+#[test]
+fn a_relay_for_pairs_alone_says_so_and_has_no_credentials_to_print() {
+    let file = File::new("realm = \"example.org\"\n[signaling]\n");
+    let output = run(&["check", file.path()]);
+    assert!(output.status.success(), "{}", err(&output));
+    assert!(
+        err(&output).contains("only devices that `[signaling]` pairs may allocate"),
+        "{}",
+        err(&output)
+    );
+    let output = run(&["credentials", "--config", file.path()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("only devices that are paired"),
+        "{}",
+        err(&output)
+    );
+}
+
 fn certificate(directory: &Path, name: &str, until: i32) {
     let mut parameters = rcgen::CertificateParams::new(vec![name.into()]).expect("a name");
     parameters.not_after = rcgen::date_time_ymd(until, 1, 1);

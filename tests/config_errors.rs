@@ -123,7 +123,9 @@ error: no credentials are configured
           or a static user:
             [auth.users]
             alice = \"…\"            # a password of her own
-          or set TURNSERVER_SECRETS or TURNSERVER_USERS in the environment
+          or set TURNSERVER_SECRETS or TURNSERVER_USERS in the environment;
+          or serve devices that are paired here, and nobody else:
+            [signaling]
 
 1 error in stunner.toml"
     );

@@ -331,17 +331,27 @@ fn a_low_max_lifetime_lowers_the_default_one() {
 }
 
 #[test]
-fn the_default_file_refuses_to_start_for_want_of_credentials_only() {
-    let errors = config::load(
+fn the_default_file_lets_nobody_in_but_pairs() {
+    let settings = load(config::DEFAULT_FILE);
+    assert!(settings.serves_pairs_only());
+    let said = config::warnings(&settings);
+    assert!(
+        said[0].message.contains("no user and no secret"),
+        "{said:?}"
+    );
+    // One user, and it is a relay as any.
+    let user = load_over(
         config::DEFAULT_FILE,
-        Path::new("stunner.toml"),
-        &Overrides::none(),
-        &MACHINE,
-    )
-    .expect_err("it holds no credentials");
-    let briefs = errors.briefs();
-    assert_eq!(briefs.len(), 1, "{errors}");
-    assert!(briefs[0].message.contains("no credentials"), "{errors}");
+        &env(config::ENV_USERS, "alice:a-long-password"),
+    );
+    assert!(!user.serves_pairs_only());
+    assert_eq!(config::warnings(&user), []);
+    // Without pairing nobody could get in.
+    let without = config::DEFAULT_FILE.replace("[signaling]\naddress", "# address");
+    let errors = config::load(&without, Path::new("t"), &Overrides::none(), &MACHINE);
+    let briefs = errors.expect_err("no credentials").briefs();
+    assert_eq!(briefs.len(), 1, "{briefs:?}");
+    assert!(briefs[0].message.contains("no credentials"), "{briefs:?}");
 }
 
 /// What the default file switches on.

@@ -10,13 +10,13 @@ mod signal_support;
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use signal_support::{Reply, Socket, connect, initiator, pair, parse, post, receiver, reply, with};
 use support::{Config, Server, tls};
-use turnserver::client::probe::{self, Transport};
+use turnserver::client::probe::{self, ProbeError, Transport};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -346,4 +346,141 @@ fn a_thousand_waits_leave_no_descriptor() {
         Some(1000)
     );
     until(|| server.descriptors() <= before);
+}
+
+#[test]
+fn without_users_and_secrets_only_pairs_allocate() {
+    let mut server = Server::with(Config {
+        users: Vec::new(),
+        secrets: Vec::new(),
+        signaling: Some(String::new()),
+        ..Config::default()
+    });
+    server.wait_for_log("only devices that `[signaling]` pairs may allocate");
+    let [(_a, for_a), (_b, for_b)] = sockets(server.signaling(), "key");
+    for message in [&for_a, &for_b] {
+        let (_, username, password) = turn(message);
+        probe::allocate(server.udp(), Transport::Udp, &username, &password, PATIENCE)
+            .expect("an allocation");
+    }
+    let session = for_a["session"].as_str().expect("text");
+    let expired = format!("1:pair:{session}:i");
+    let unborn = "4000000000:pair:AAECAwQFBgcICQoLDA0ODw:i";
+    for name in ["", "user-1", "4000000000:user-1", &expired, unborn] {
+        for password in ["", "pass-1"] {
+            let refused = probe::allocate(server.udp(), Transport::Udp, name, password, PATIENCE);
+            let refused = refused.expect_err("nobody else");
+            assert!(!matches!(refused, ProbeError::Timeout), "{name}: no answer");
+        }
+    }
+    // Without the section nobody could get in: such a file is not taken over.
+    server.rewrite(|config| config.signaling = None);
+    server.signal("HUP");
+    server.wait_for_log("no credentials are configured");
+    let (_, username, password) = turn(&for_b);
+    probe::allocate(server.udp(), Transport::Udp, &username, &password, PATIENCE)
+        .expect("nothing changed");
+}
+
+#[test]
+fn a_reload_can_not_leave_a_relay_that_nobody_may_use() {
+    let mut server = Server::start();
+    server.rewrite(|config| {
+        config.users.clear();
+        config.secrets.clear();
+        config.signaling = Some(String::new());
+    });
+    server.signal("HUP");
+    // Pairing begins with a restart, so that until then there would be nobody.
+    server.wait_for_log("nobody could allocate");
+    let (name, password) = support::USER;
+    probe::allocate(server.udp(), Transport::Udp, name, password, PATIENCE)
+        .expect("nothing changed");
+}
+
+#[test]
+fn addresses_that_become_free_are_waited_for() {
+    let mut server = start("");
+    server.kill();
+    let addresses = [server.ops(), server.signaling()];
+    let held = addresses.map(|address| TcpListener::bind(address).expect("it is free"));
+    server.start_again();
+    server.wait_for_log("by a server that just ended");
+    assert!(server.is_running());
+    drop(held);
+    server.wait_until_it_answers();
+    assert_eq!(pair(server.signaling(), &receiver("k")).status, 404);
+    assert_eq!(metric(&server, "turnserver_signaling_waiting "), Some(0));
+    let waits = server.log().matches("by a server that just ended").count();
+    assert_eq!(waits, 1, "all are waited for together:\n{}", server.log());
+}
+
+/// The address of the pairing endpoint as the log has it.
+fn logged_address(server: &Server) -> SocketAddr {
+    server.wait_for_log("\"serving\"");
+    let log = server.log();
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut pairing = lines.filter(|line| line.to_string().contains("\"pairing\""));
+    let line = pairing
+        .next()
+        .unwrap_or_else(|| panic!("no address in {log}"));
+    let text = line.to_string();
+    let (_, rest) = text.split_once("127.0.0.1:").expect("an address");
+    let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    ([127, 0, 0, 1], port.parse().expect("a port")).into()
+}
+
+#[test]
+fn any_free_port_answers_bindings_by_the_same_number() {
+    let server = Server::with(Config {
+        extra: "[signaling]\naddress = \"127.0.0.1:0\"\nstunturn = true\n".to_owned(),
+        ..Config::default()
+    });
+    let address = logged_address(&server);
+    let [(_a, for_a), _b] = sockets(address, "key");
+    let url = format!("stun:{address}");
+    assert!(for_a["ice_servers"].to_string().contains(&url), "{for_a}");
+    assert!(support::stun::binding_udp(address, PATIENCE).is_some());
+    assert_eq!(echoed(address, b"ping"), Some(true));
+}
+
+/// Whether what comes back to some bytes is the sender's address as text; `None`: nothing comes.
+fn echoed(server: SocketAddr, bytes: &[u8]) -> Option<bool> {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .expect("a timeout");
+    socket.send_to(bytes, server).expect("sent");
+    let mut answer = [0; 100];
+    let len = socket.recv(&mut answer).ok()?;
+    let own = socket.local_addr().expect("an address").to_string();
+    Some(answer[..len] == *own.as_bytes())
+}
+
+/// The clients of stunturn send to the UDP port of the same number, whoever serves it.
+#[test]
+fn a_udp_listener_on_the_port_number_answers_what_the_endpoint_would() {
+    let with = |lines: &str| {
+        Server::with_ports(|ports| {
+            let port = ports.signaling();
+            Config {
+                signaling: Some(lines.to_owned()),
+                extra: format!(
+                    "[[listener]]\nprotocol = \"udp\"\naddress = \"127.0.0.1:{port}\"\n"
+                ),
+                ..Config::default()
+            }
+        })
+    };
+    let server = with("stunturn = true");
+    let address = server.signaling();
+    assert_eq!(echoed(address, b"ping"), Some(true));
+    assert!(support::stun::binding_udp(address, PATIENCE).is_some());
+    let (name, password) = support::USER;
+    probe::allocate(address, Transport::Udp, name, password, PATIENCE).expect("it relays, too");
+    assert_eq!(echoed(server.udp(), b"ping"), None, "only there");
+    let plain = with("");
+    assert_eq!(echoed(plain.signaling(), b"ping"), None, "only by choice");
 }

@@ -25,17 +25,19 @@ const PLACEHOLDERS: [&str; 4] = [
 ];
 const OWN_SECRET: &str = "fill in the output of: openssl rand -hex 32";
 
+/// `pairs`: there are also those whom the pairing endpoint gives credentials.
 pub(super) fn auth(
     section: &Section<'_>,
     overrides: &Overrides,
     directory: &Path,
+    pairs: bool,
     problems: &Problems,
 ) -> Auth {
     let before = problems.len();
     let mut secrets = secrets(section, overrides, problems);
     let secrets_file = secrets_file(section, overrides, directory, &mut secrets, problems);
     let users = users(section, overrides, problems);
-    if secrets.is_empty() && users.is_empty() && problems.len() == before {
+    if secrets.is_empty() && users.is_empty() && !pairs && problems.len() == before {
         problems.push(
             Problem::new(
                 section.at(),
@@ -49,7 +51,9 @@ pub(super) fn auth(
                  or a static user:\n  \
                  [auth.users]\n  \
                  alice = \"…\"            # a password of her own\n\
-                 or set {ENV_SECRETS} or {ENV_USERS} in the environment"
+                 or set {ENV_SECRETS} or {ENV_USERS} in the environment;\n\
+                 or serve devices that are paired here, and nobody else:\n  \
+                 [signaling]"
             )),
         );
     }

@@ -147,7 +147,14 @@ impl Loader<'_> {
             self.machine,
             problems,
         );
-        let auth = credentials::auth(&root.section("auth"), self.overrides, &directory, problems);
+        let auth = credentials::auth(
+            &root.section("auth"),
+            self.overrides,
+            &directory,
+            signaling.is_some(),
+            problems,
+        );
+        let stun = sections::stun(&root.section("stun"));
         let limits = sections::limits(&root.section("limits"), problems);
         let peers = sections::peers(&root.section("peers"), problems);
         let log = self.log(&root.section("log"), problems);
@@ -162,6 +169,7 @@ impl Loader<'_> {
             listeners: listeners.into_iter().map(|found| found.value).collect(),
             relay: relay?,
             auth,
+            stun,
             limits,
             peers,
             log,

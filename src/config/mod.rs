@@ -4,8 +4,8 @@
 //! file, line, column, the reason and the fix. What it returns is plain data and consistent.
 //! Precedence: file, then environment, then flags; see [`Overrides`].
 
-/// The commented default file: every key with its default. It holds no credentials, so that it
-/// refuses to start as it is.
+/// The commented default file: every key with its default. It holds no credentials, so that as it
+/// is only devices that are paired may allocate.
 pub const DEFAULT_FILE: &str = include_str!("../../config/stunner.toml");
 
 mod addresses;

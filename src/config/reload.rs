@@ -99,6 +99,7 @@ pub fn adopt(running: &Settings, new: &Settings) -> Settings {
             nonce_lifetime: running.auth.nonce_lifetime,
             ..new.auth.clone()
         },
+        stun: running.stun,
         limits: Limits {
             unauthenticated_connections: running.limits.unauthenticated_connections,
             unauthenticated_connections_per_source: running

@@ -53,6 +53,7 @@ pub(super) fn entries(settings: &Settings) -> Vec<Entry> {
         listeners,
         relay,
         auth,
+        stun,
         limits,
         peers,
         log,
@@ -124,6 +125,7 @@ pub(super) fn entries(settings: &Settings) -> Vec<Entry> {
         Entry::open("auth.password_algorithms", auth.password_algorithms),
         Entry::open("auth.match_user_id", auth.match_user_id),
         Entry::open("auth.credential_ttl", auth.credential_ttl),
+        Entry::open("stun.behaviour_discovery", stun.behaviour_discovery),
         Entry::open("limits.allocations_per_user", limits.allocations_per_user),
         Entry::open("limits.allocations", limits.allocations),
         Entry::open(

@@ -8,7 +8,16 @@ use ipnet::{IpNet, Ipv6Net};
 use super::addresses::socket_address;
 use super::problem::{Problem, Problems};
 use super::reader::{Found, Section, choose};
-use super::settings::{DataPath, Drain, Limits, Peers, Runtime};
+use super::settings::{DataPath, Drain, Limits, Peers, Runtime, Stun};
+
+pub(super) fn stun(section: &Section<'_>) -> Stun {
+    let default = Stun::default();
+    Stun {
+        behaviour_discovery: section
+            .flag("behaviour_discovery")
+            .unwrap_or(default.behaviour_discovery),
+    }
+}
 
 pub(super) fn limits(section: &Section<'_>, problems: &Problems) -> Limits {
     let default = Limits::default();

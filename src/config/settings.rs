@@ -21,8 +21,10 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// Where relayed transport addresses are opened.
     pub relay: Relay,
-    /// Who may allocate. At least one user or one secret.
+    /// Who may allocate. At least one user or one secret, or `signaling`: then pairs do.
     pub auth: Auth,
+    /// What Bindings are answered with.
+    pub stun: Stun,
     /// How much anyone may use.
     pub limits: Limits,
     /// Which peers may be reached.
@@ -357,6 +359,22 @@ impl LogFormat {
     }
 }
 
+/// `[stun]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stun {
+    /// Serve NAT behaviour discovery (RFC 5780) where UDP is served on two ports of two relay
+    /// addresses. Default true.
+    pub behaviour_discovery: bool,
+}
+
+impl Default for Stun {
+    fn default() -> Self {
+        Self {
+            behaviour_discovery: true,
+        }
+    }
+}
+
 /// `[ops]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ops {
@@ -464,6 +482,12 @@ impl Default for Drain {
 }
 
 impl Settings {
+    /// Whether nobody but the pairs of the pairing endpoint may allocate.
+    pub fn serves_pairs_only(&self) -> bool {
+        let Auth { secrets, users, .. } = &self.auth;
+        self.signaling.is_some() && secrets.is_empty() && users.is_empty()
+    }
+
     /// Every certificate that a listener or the pairing endpoint uses, each once.
     pub fn certificates(&self) -> Vec<&Certificate> {
         let mut found: Vec<&Certificate> = Vec::new();

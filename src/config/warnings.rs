@@ -192,6 +192,14 @@ fn relay(settings: &Settings, found: &mut Vec<Warning>) {
 }
 
 fn auth(settings: &Settings, found: &mut Vec<Warning>) {
+    if settings.serves_pairs_only() {
+        warn(
+            found,
+            "no user and no secret is configured: only devices that `[signaling]` pairs may \
+             allocate, each pair for itself",
+            "set `auth.secrets` or `auth.users` if others are to use the relay",
+        );
+    }
     let short = |secret: &str, least| secret.len() < least;
     if settings
         .auth

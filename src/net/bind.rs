@@ -220,6 +220,14 @@ impl std::error::Error for BindError {
 /// # Errors
 /// The first listener that cannot be opened, with the reason and a hint.
 pub fn bind(config: NetConfig) -> Result<Bound, BindError> {
+    bind_patiently(config, &mut Patience::default())
+}
+
+/// As [`bind`], for a server that opens other addresses, too, and waits for all of them together.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_patiently(config: NetConfig, patience: &mut Patience) -> Result<Bound, BindError> {
     let fd_limit = sys::raise_fd_limit().unwrap_or(1024);
     let threads = match config.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -229,12 +237,11 @@ pub fn bind(config: NetConfig) -> Result<Bound, BindError> {
     shards.resize_with(threads, ShardSockets::default);
     let mut addresses = Vec::with_capacity(config.listeners.len());
     let mut smallest = usize::MAX;
-    let mut patience = Patience::default();
     for listener in &config.listeners {
         let mut address = listener.address;
         for (index, shard) in shards.iter_mut().enumerate() {
             let opener = Opener { listener, address };
-            let socket = opener.open_patiently(index == 0, config.receive_buffer, &mut patience)?;
+            let socket = opener.open_patiently(index == 0, config.receive_buffer, patience)?;
             // Port 0 has become a port now, which the other shards share.
             address = opener.local(&socket)?;
             match listener.protocol {

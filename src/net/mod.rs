@@ -31,9 +31,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use bind::{BindError, BindProblem, Bound, bind};
+pub use bind::{BindError, BindProblem, Bound, bind, bind_patiently};
 pub use control::Shards;
 pub use data_path::{DataPath, Serving, Unavailable};
+pub use patience::Patience;
 
 use crate::proto::audit::Audit;
 
@@ -67,11 +68,20 @@ pub enum Service {
     /// STUN and TURN.
     #[default]
     Turn,
+    /// The same, and what is neither is answered by the sender's address as text.
+    TurnAndEcho,
     /// Bindings and nothing else.
     Discovery {
         /// Also answers what is no STUN, by the sender's address as text.
         echo: bool,
     },
+}
+
+impl Service {
+    /// Whether clients allocate there.
+    pub const fn is_turn(self) -> bool {
+        matches!(self, Self::Turn | Self::TurnAndEcho)
+    }
 }
 
 /// One listening address.

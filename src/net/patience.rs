@@ -4,10 +4,11 @@
 //! io_uring received from a moment after the process is gone. So a server that is restarted at
 //! once may find its own addresses in use.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Protocol, clock};
+use super::clock;
 use crate::proto::Mono;
 
 /// How long all listeners together wait at most.
@@ -17,18 +18,19 @@ const STEP: Duration = Duration::from_millis(20);
 
 /// The time that is left for waiting; it starts with the first address that is in use.
 #[derive(Debug, Default)]
-pub(super) struct Patience {
+pub struct Patience {
     until: Option<Mono>,
 }
 
 impl Patience {
     /// Waits a step before an address that is in use is tried again; false when the time is up.
-    pub(super) fn wait(&mut self, protocol: Protocol, address: SocketAddr) -> bool {
+    /// `listener` names what is to be served there.
+    pub fn wait(&mut self, listener: impl fmt::Display, address: SocketAddr) -> bool {
         let now = clock::now().mono;
         let until = *self.until.get_or_insert_with(|| {
             let limit = LIMIT.as_secs();
             tracing::info!(
-                %protocol, %address,
+                %listener, %address,
                 "the address is in use, perhaps by a server that just ended: trying for {limit} s"
             );
             now.plus_secs(limit)

@@ -218,6 +218,9 @@ impl<P: DataPlane> Shard<P> {
                     Some(Service::Discovery { echo }) => self
                         .relay
                         .handle_discovery(self.now, &flow, bytes, reply, *echo),
+                    Some(Service::TurnAndEcho) => self
+                        .relay
+                        .handle_client_or_echo(self.now, &flow, bytes, reply),
                     _ => self.relay.handle_client(self.now, &flow, bytes, reply),
                 }
             }

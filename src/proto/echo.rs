@@ -1,6 +1,6 @@
 //! A UDP address that answers Bindings and nothing else: the second port that a client finds out
 //! with how its NAT maps it. By choice it also answers what is no STUN, with the sender's address
-//! as text, which is how clients of stunturn learn theirs.
+//! as text, which is how clients of stunturn learn theirs; so does one that serves TURN.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use super::counters::{Outcome, RequestMethod};
 use super::relay::{Relay, is_answerable};
 use super::requests::message_of;
 use super::types::{Disposition, DropReason, Flow, Now};
-use crate::wire::{Class, Kind, MAGIC_COOKIE, Method, classify};
+use crate::wire::{ChannelData, Class, Kind, MAGIC_COOKIE, Method, classify};
 
 impl Relay {
     /// Takes one datagram that came to such an address. With `echo` on, what is no STUN is
@@ -23,12 +23,32 @@ impl Relay {
         echo: bool,
     ) -> Disposition {
         let result = match bytes.first().map(|first| classify(*first)) {
-            Some(Kind::Stun) if bytes.get(4..8) == Some(&MAGIC_COOKIE.to_be_bytes()) => {
-                self.binding_only(now, flow, bytes, reply)
-            }
+            Some(Kind::Stun) if is_stun(bytes) => self.binding_only(now, flow, bytes, reply),
             _ if echo => self.echo(now, flow, bytes, reply),
             _ => Err(DropReason::Malformed),
         };
+        self.counted(result)
+    }
+
+    /// Takes one datagram that came to an address where TURN is served: what is neither STUN nor
+    /// ChannelData is answered with the sender's address as text, within the reply budget.
+    pub fn handle_client_or_echo(
+        &mut self,
+        now: Now,
+        flow: &Flow,
+        bytes: &[u8],
+        reply: &mut [u8],
+    ) -> Disposition {
+        let ours = match bytes.first().map(|first| classify(*first)) {
+            Some(Kind::Stun) => is_stun(bytes),
+            // The text of these clients begins as a channel number does.
+            Some(Kind::ChannelData) => ChannelData::parse(bytes, false).is_ok(),
+            _ => false,
+        };
+        if ours {
+            return self.handle_client(now, flow, bytes, reply);
+        }
+        let result = self.echo(now, flow, bytes, reply);
         self.counted(result)
     }
 
@@ -81,4 +101,9 @@ impl Relay {
             authenticated: false,
         })
     }
+}
+
+/// Whether it has the magic cookie (RFC 8489 section 5).
+fn is_stun(bytes: &[u8]) -> bool {
+    bytes.get(4..8) == Some(&MAGIC_COOKIE.to_be_bytes())
 }

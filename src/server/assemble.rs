@@ -66,6 +66,12 @@ pub(super) fn policy(
     if settings.signaling.is_some() {
         credentials = credentials.with_pairs(pair_secrets(settings, pair_secret));
     }
+    if credentials.is_empty() {
+        // As after a reload that takes the last user away.
+        return Err(StartError::Settings(
+            "nobody could allocate: there is no user, no secret and no pairing".into(),
+        ));
+    }
     Ok(Policy {
         credentials: Arc::new(credentials),
         gate: PeerGate::new(
@@ -118,9 +124,15 @@ fn credentials(settings: &Settings) -> Result<CredentialStore, StartError> {
     .map_err(|error| StartError::Settings(error.to_string()))
 }
 
-/// The listeners with their certificates, and how many shards serve them.
-pub(super) fn net_config(settings: &Settings, certificates: &Store) -> NetConfig {
+/// The listeners with their certificates, and how many shards serve them. `paired_at` is where the
+/// pairing endpoint listens.
+pub(super) fn net_config(
+    settings: &Settings,
+    certificates: &Store,
+    paired_at: &[SocketAddr],
+) -> NetConfig {
     let limits = &settings.limits;
+    let stunturn = settings.signaling.as_ref().is_some_and(|s| s.stunturn);
     let mut listeners = Vec::new();
     for listener in &settings.listeners {
         for &address in &listener.addresses {
@@ -128,11 +140,15 @@ pub(super) fn net_config(settings: &Settings, certificates: &Store) -> NetConfig
                 protocol: net_protocol(listener.protocol),
                 address,
                 tls: listener.certificate.as_ref().map(|c| certificates.get(c)),
-                service: net::Service::Turn,
+                service: match paired_at.iter().any(|pairing| shares(address, *pairing)) {
+                    true if stunturn => net::Service::TurnAndEcho,
+                    _ => net::Service::Turn,
+                },
             });
         }
     }
-    listeners.extend(discovery_listeners(settings));
+    let discovery = discovery_listeners(&listeners, paired_at, stunturn);
+    listeners.extend(discovery);
     NetConfig {
         threads: settings.runtime.threads.unwrap_or(0),
         data_path: data_path(settings),
@@ -150,25 +166,28 @@ pub(super) fn net_config(settings: &Settings, certificates: &Store) -> NetConfig
 
 /// The port numbers of the pairing endpoint answer Bindings over UDP: by a second port a client
 /// learns how its NAT maps. Where a listener has the port already, it does that, too.
-fn discovery_listeners(settings: &Settings) -> Vec<ListenerConfig> {
-    let taken = |address: &SocketAddr| {
-        let udp = settings.listeners.iter();
-        let udp = udp.filter(|listener| listener.protocol == Protocol::Udp);
-        udp.flat_map(|listener| &listener.addresses)
-            .any(|other| other.port() == address.port() && other.is_ipv4() == address.is_ipv4())
+fn discovery_listeners(
+    listeners: &[ListenerConfig],
+    paired_at: &[SocketAddr],
+    echo: bool,
+) -> Vec<ListenerConfig> {
+    let taken = |address: SocketAddr| {
+        let mut udp = listeners.iter();
+        udp.any(|other| other.protocol == net::Protocol::Udp && shares(other.address, address))
     };
-    let addresses = settings.signaling.iter().flat_map(|s| &s.addresses);
-    let echo = settings.signaling.as_ref().is_some_and(|s| s.stunturn);
-    addresses
-        // Port 0 would be another one over UDP than over TCP.
-        .filter(|address| address.port() != 0 && !taken(address))
-        .map(|&address| ListenerConfig {
-            protocol: net::Protocol::Udp,
-            address,
-            tls: None,
-            service: net::Service::Discovery { echo },
-        })
-        .collect()
+    let free = paired_at.iter().filter(|address| !taken(**address));
+    free.map(|&address| ListenerConfig {
+        protocol: net::Protocol::Udp,
+        address,
+        tls: None,
+        service: net::Service::Discovery { echo },
+    })
+    .collect()
+}
+
+/// Whether only one UDP socket can have both addresses, as far as the port and the family go.
+fn shares(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port() && one.is_ipv4() == other.is_ipv4()
 }
 
 /// The IP addresses that the server itself answers on: nobody reaches them through the relay.

@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::PairMint;
 use crate::config::{Overrides, Protocol, Settings};
-use crate::net::{self, BindError, Shards};
+use crate::net::{self, BindError, Patience, Shards};
 use crate::ops::audit::AuditLog;
 use crate::ops::http::Views;
 use crate::ops::logging::LogControl;
@@ -141,21 +141,24 @@ impl Server {
             UdpSocket::bind((relay.local, 0))
                 .map_err(|error| StartError::Relay(relay.local, error))?;
         }
-        let bound =
-            net::bind(assemble::net_config(&settings, &certificates)).map_err(StartError::Bind)?;
+        let mut patience = Patience::default();
+        let signaling = match &settings.signaling {
+            Some(signaling) => Some(pairs::bind(signaling, &certificates, &mut patience)?),
+            None => None,
+        };
+        let paired_at = signaling.as_ref().map(signal::Bound::addresses);
+        let paired_at = paired_at.unwrap_or_default();
+        let config = assemble::net_config(&settings, &certificates, &paired_at);
+        let bound = net::bind_patiently(config, &mut patience).map_err(StartError::Bind)?;
         warn_of_few_descriptors(bound.fd_limit(), &settings);
         let addresses = bound
             .addresses()
             .iter()
-            .filter(|bound| bound.service == net::Service::Turn)
+            .filter(|bound| bound.service.is_turn())
             .map(|bound| (assemble::protocol_name(bound.protocol), bound.address))
             .collect();
         let ops = match settings.ops.address {
-            Some(address) => {
-                let listener =
-                    TcpListener::bind(address).map_err(|error| StartError::Ops(address, error))?;
-                Some(listener)
-            }
+            Some(address) => Some(listen(address, &mut patience)?),
             None => None,
         };
 
@@ -164,20 +167,14 @@ impl Server {
         let pair_secret = Zeroizing::new(assemble::seed().map_err(StartError::System)?);
         let policy = Arc::new(assemble::policy(&settings, &pair_secret)?);
         let mint = PairMint::new(&assemble::pair_secrets(&settings, &pair_secret));
-        let signaling = match &settings.signaling {
-            Some(signaling) => {
-                let relay = pairs::Relay {
-                    mint: Arc::clone(&mint),
-                    scopes: Arc::clone(&shared.pairs),
-                    ttl_s: signaling.credential_ttl,
-                    doors: pairs::doors(&settings, bound.addresses()),
-                    addresses: settings.relay.addresses.clone(),
-                };
-                let config = pairs::config(signaling, &certificates, relay);
-                Some(signal::bind(config).map_err(StartError::Signaling)?)
-            }
-            None => None,
+        let relay = pairs::Relay {
+            mint: Arc::clone(&mint),
+            scopes: Arc::clone(&shared.pairs),
+            ttl_s: settings.signaling.as_ref().map_or(0, |s| s.credential_ttl),
+            doors: pairs::doors(&settings, bound.addresses()),
+            addresses: settings.relay.addresses.clone(),
         };
+        let signaling = signaling.map(|bound| bound.with_fallback(Arc::new(relay)));
         let audit = AuditLog::new();
         let mut counters = Vec::new();
         let mut seeds = Vec::new();
@@ -279,6 +276,17 @@ impl Server {
     pub fn stop(mut self) {
         drop(self.signaling.take());
         self.shards.stop();
+    }
+}
+
+/// Opens the address of `[ops]`.
+fn listen(address: SocketAddr, patience: &mut Patience) -> Result<TcpListener, StartError> {
+    loop {
+        match TcpListener::bind(address) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && patience.wait("ops", address) => {}
+            opened => return opened.map_err(|error| StartError::Ops(address, error)),
+        }
     }
 }
 

@@ -1,29 +1,32 @@
 //! What the pairing endpoint has of the relay: URLs of its listeners, and credentials for each
 //! pair.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::auth::PairMint;
 use crate::config::{Protocol, RelayAddress, Settings, Signaling};
-use crate::net::{BoundAddress, Service};
+use crate::net::{BoundAddress, Patience};
 use crate::pairing::{IceServer, Role, SessionId};
 use crate::proto::pairs::{PairId, PairScopes};
 use crate::signal::room::RoomLimits;
-use crate::signal::{Asking, Compat, Config, Fallback, Grant, Limits};
+use crate::signal::{
+    self, Asking, Bound, Compat, Config, Fallback, Grant, Limits, NoFallback, ServeError,
+};
 
 use super::certificates::Store;
-use super::unix_now;
+use super::{StartError, unix_now};
 
-/// How the endpoint is set up.
-pub(super) fn config(signaling: &Signaling, certificates: &Store, relay: Relay) -> Config {
+/// How the endpoint is set up; its relay is told when it is bound.
+fn config(signaling: &Signaling, certificates: &Store) -> Config {
     let tls = signaling.certificate.as_ref();
     let waiting = signaling.waiting as usize;
     let per_source = signaling.connections_per_source as usize;
     Config {
         addresses: signaling.addresses.clone(),
         tls: tls.map(|used| certificates.get(used).config_for(b"http/1.1")),
-        fallback: Arc::new(relay),
+        fallback: Arc::new(NoFallback),
         limits: Limits {
             room: RoomLimits {
                 waiting,
@@ -43,6 +46,23 @@ pub(super) fn config(signaling: &Signaling, certificates: &Store, relay: Relay) 
             fractal: signaling.fractal.clone(),
             fractal_first: signaling.fractal_first.clone(),
         },
+    }
+}
+
+/// Opens the addresses of the endpoint.
+pub(super) fn bind(
+    signaling: &Signaling,
+    certificates: &Store,
+    patience: &mut Patience,
+) -> Result<Bound, StartError> {
+    let config = config(signaling, certificates);
+    loop {
+        match signal::bind(config.clone()) {
+            Err(ServeError::Listen(address, error))
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && patience.wait("pairing", address) => {}
+            bound => return bound.map_err(StartError::Signaling),
+        }
     }
 }
 
@@ -82,7 +102,7 @@ pub(super) fn doors(settings: &Settings, bound: &[BoundAddress]) -> Vec<Door> {
         .collect();
     doors.sort_by_key(|door| door.protocol);
     // A second port shows clients how their NAT maps.
-    let discovery = bound.iter().filter(|bound| bound.service != Service::Turn);
+    let discovery = bound.iter().filter(|bound| !bound.service.is_turn());
     doors.extend(discovery.map(|bound| Door {
         protocol: Protocol::Udp,
         address: bound.address,

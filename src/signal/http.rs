@@ -111,9 +111,7 @@ where
         None => close(stream).await,
         // In tasks of their own: this one is large, and they may last.
         Some(After::WebSocket) => {
-            // A copy, for the bytes are a part of hyper's whole buffer, which is to be freed.
-            let read = parts.read_buf.to_vec();
-            tokio::spawn(ws::serve(stream, read, visit));
+            tokio::spawn(ws::serve(stream, &parts.read_buf, visit));
         }
         Some(After::Wait(guest)) => {
             tokio::spawn(wait(stream, guest));

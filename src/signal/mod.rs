@@ -9,6 +9,7 @@ pub mod compat;
 mod counters;
 mod doors;
 mod fallback;
+mod frames;
 mod http;
 mod hub;
 mod join;
@@ -189,6 +190,13 @@ impl Bound {
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let addresses = self.listeners.iter().map(std::net::TcpListener::local_addr);
         addresses.filter_map(Result::ok).collect()
+    }
+
+    /// The same with another [`Config::fallback`], for one that has to know the addresses.
+    #[must_use]
+    pub fn with_fallback(mut self, fallback: Arc<dyn Fallback>) -> Self {
+        self.config.fallback = fallback;
+        self
     }
 
     /// Serves on a thread of its own.

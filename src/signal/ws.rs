@@ -1,26 +1,23 @@
 //! The WebSocket: joins, signals, results, one JSON object in each text frame.
 
+use std::future::{Future, poll_fn};
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
-use hyper::body::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::CapacityError;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::pairing::{ClientMessage, ErrorCode, ServerMessage};
 use crate::proto::bucket::TokenBucket;
 
 use super::clock;
+use super::frames::{self, Bad, CloseCode, Incoming, Reader};
+use super::http;
 use super::join::{Guest, Refusal, Visit};
-
-/// The longest message in bytes: a signal with the longest blob takes less.
-const MAX_MESSAGE: usize = 8192;
 
 /// After so long without a word the server pings.
 const PING: Duration = Duration::from_secs(15);
@@ -37,29 +34,73 @@ const WRITE: Duration = Duration::from_secs(10);
 /// Messages a second that a client may send for long, and in one go.
 const MESSAGES: (u64, u64) = (50, 400);
 
+/// What is read in one go, in bytes; it lies on the stack.
+const READ: usize = 2048;
+
 /// Serves a WebSocket until it ends. `read` is what came behind the request.
-pub(super) async fn serve<S>(stream: S, read: Vec<u8>, visit: Arc<Visit>)
+pub(super) fn serve<S>(
+    stream: S,
+    read: &[u8],
+    visit: Arc<Visit>,
+) -> impl Future<Output = ()> + Send + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(128)
-        .write_buffer_size(0)
-        .max_write_buffer_size(64 * 1024)
-        .max_message_size(Some(MAX_MESSAGE))
-        .max_frame_size(Some(MAX_MESSAGE));
-    let socket =
-        WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
-    let conversation = Conversation {
-        socket,
+    let mut reader = Reader::default();
+    reader.feed(read);
+    let mut conversation = Conversation {
+        wire: Wire { stream, reader },
         guest: Guest::new(visit, true),
         budget: TokenBucket::new(MESSAGES.0, MESSAGES.1),
     };
-    conversation.run().await;
+    // By reference, for what is passed to an async function by value lies in it twice. There may
+    // be 100,000 of these that wait.
+    async move { conversation.run().await }
+}
+
+/// The connection, as messages.
+struct Wire<S> {
+    stream: S,
+    reader: Reader,
+}
+
+/// Why nothing more comes.
+enum End {
+    /// The client has gone.
+    Gone,
+    /// What it sent can not be read.
+    Bad(Bad),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
+    /// What the client says next. Cancel-safe; while it waits it holds no buffer.
+    async fn next(&mut self) -> Result<Incoming, End> {
+        loop {
+            if let Some(incoming) = self.reader.next().map_err(End::Bad)? {
+                return Ok(incoming);
+            }
+            let Self { stream, reader } = self;
+            let read = poll_fn(|cx| {
+                let mut room = [MaybeUninit::uninit(); READ];
+                let mut room = ReadBuf::uninit(&mut room);
+                ready!(Pin::new(&mut *stream).poll_read(cx, &mut room))?;
+                reader.feed(room.filled());
+                Poll::Ready(Ok::<_, io::Error>(room.filled().len()))
+            });
+            if !matches!(read.await, Ok(1..)) {
+                return Err(End::Gone);
+            }
+        }
+    }
+
+    async fn write(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.stream.write_all(frame).await?;
+        self.stream.flush().await
+    }
 }
 
 struct Conversation<S> {
-    socket: WebSocketStream<S>,
+    wire: Wire<S>,
     guest: Guest,
     budget: TokenBucket,
 }
@@ -67,7 +108,7 @@ struct Conversation<S> {
 /// What there is to do.
 enum Turn {
     Event(Option<ServerMessage>),
-    Message(Result<Message, Error>),
+    Incoming(Result<Incoming, End>),
     Ping,
     /// The client neither waits nor takes part in anything.
     Idle,
@@ -77,7 +118,7 @@ enum Turn {
 struct Over;
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
-    async fn run(mut self) {
+    async fn run(&mut self) {
         let mut heard = now();
         let mut pinged = heard;
         let mut busy = heard;
@@ -90,13 +131,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
                 .min(busy + IDLE);
             let turn = tokio::select! {
                 event = self.guest.next() => Turn::Event(event),
-                message = self.socket.next() => {
+                incoming = self.wire.next() => {
                     heard = now();
                     self.guest.heard();
-                    match message {
-                        Some(message) => Turn::Message(message),
-                        None => return,
-                    }
+                    Turn::Incoming(incoming)
                 }
                 () = sleep_until(due) => {
                     let now = now();
@@ -120,8 +158,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
     async fn act(&mut self, turn: Turn) -> Result<(), Over> {
         match turn {
             Turn::Event(event) => self.tell(event).await,
-            Turn::Message(message) => self.hear(message).await,
-            Turn::Ping => self.send(Message::Ping(Bytes::new())).await,
+            Turn::Incoming(incoming) => self.hear(incoming).await,
+            Turn::Ping => self.send(&frames::ping()).await,
             Turn::Idle => self.end(CloseCode::Normal, "nothing to wait for").await,
         }
     }
@@ -146,33 +184,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
     }
 
     /// Acts on what the client says.
-    async fn hear(&mut self, message: Result<Message, Error>) -> Result<(), Over> {
-        let text = match message {
-            Ok(Message::Text(text)) => text,
-            Ok(Message::Ping(_) | Message::Pong(_)) => {
-                // Pings are answered by the library; to be flooded with them is no use.
-                return self.admit().await;
+    async fn hear(&mut self, incoming: Result<Incoming, End>) -> Result<(), Over> {
+        let text = match incoming {
+            Ok(Incoming::Text(text)) => text,
+            // To be flooded with these is no use.
+            Ok(Incoming::Ping(payload)) => {
+                self.admit().await?;
+                return self.send(&frames::pong(&payload)).await;
             }
-            // The library answers a Close, and then says that the connection is closed.
-            Ok(Message::Close(_) | Message::Frame(_)) => return Ok(()),
-            Ok(Message::Binary(_)) => {
-                return self
-                    .break_off(ErrorCode::BadRequest, "messages are text frames")
-                    .await;
+            Ok(Incoming::Pong) => return self.admit().await,
+            Ok(Incoming::Close(code)) => {
+                self.send(&frames::closed(code)).await?;
+                http::close(&mut self.wire.stream).await;
+                return Err(Over);
             }
-            Err(Error::Capacity(CapacityError::MessageTooLong { .. })) => {
+            Ok(Incoming::Binary) => {
+                let text = "messages are text frames";
+                return self.break_off(ErrorCode::BadRequest, text).await;
+            }
+            Err(End::Bad(Bad::TooLong)) => {
                 let text = "a message has at most 8192 bytes";
                 return self.break_off(ErrorCode::TooLarge, text).await;
             }
-            Err(Error::Utf8(_)) => {
+            Err(End::Bad(Bad::Utf8)) => {
                 let text = "the message is not UTF-8";
                 return self.break_off(ErrorCode::BadRequest, text).await;
             }
-            Err(Error::Protocol(_)) => {
+            Err(End::Bad(Bad::Protocol)) => {
                 let text = "not as RFC 6455 has it";
                 return self.break_off(ErrorCode::BadRequest, text).await;
             }
-            Err(_) => return Err(Over),
+            Err(End::Gone) => return Err(Over),
         };
         self.admit().await?;
         let message = match serde_json::from_str(&text) {
@@ -208,11 +250,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
 
     async fn say(&mut self, message: &ServerMessage) -> Result<(), Over> {
         let text = serde_json::to_string(message).expect("messages have string keys");
-        self.send(Message::text(text)).await
+        self.send(&frames::text(&text)).await
     }
 
-    async fn send(&mut self, message: Message) -> Result<(), Over> {
-        match timeout(WRITE, self.socket.send(message)).await {
+    async fn send(&mut self, frame: &[u8]) -> Result<(), Over> {
+        match timeout(WRITE, self.wire.write(frame)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Over),
         }
@@ -231,16 +273,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
     /// Closes in order: the client gets a moment to answer.
     async fn end(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Over> {
         const MOMENT: Duration = Duration::from_secs(2);
-        let frame = CloseFrame {
-            code,
-            reason: reason.into(),
-        };
-        let _ = timeout(MOMENT, async {
-            if self.socket.close(Some(frame)).await.is_ok() {
-                while let Some(Ok(_)) = self.socket.next().await {}
+        let closing = timeout(MOMENT, async {
+            if self.wire.write(&frames::close(code, reason)).await.is_err() {
+                return false;
             }
-        })
-        .await;
+            loop {
+                match self.wire.next().await {
+                    Ok(Incoming::Close(_)) | Err(End::Bad(_)) => return true,
+                    Ok(_) => {}
+                    Err(End::Gone) => return false,
+                }
+            }
+        });
+        if let Ok(true) = closing.await {
+            http::close(&mut self.wire.stream).await;
+        }
         Err(Over)
     }
 }

@@ -307,6 +307,50 @@ fn what_is_no_stun_is_answered_with_the_senders_address_by_choice_only() {
     assert_eq!(dropped, Err(DropReason::BadSource));
 }
 
+/// Hands bytes to an address where TURN is served, and texts are.
+fn both(world: &mut World, client: &str, bytes: &[u8]) -> Result<Vec<u8>, DropReason> {
+    let asked = reaching(&endpoints()[1], client);
+    let mut reply = [0xA5; REPLY_BUFFER];
+    let now = world.now;
+    match world.shards[0].handle_client_or_echo(now, &asked, bytes, &mut reply) {
+        turnserver::proto::Disposition::Reply { len, .. } => Ok(reply[..len].to_vec()),
+        turnserver::proto::Disposition::Drop(reason) => Err(reason),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn texts_beside_turn() {
+    let mut world = world();
+    let client = "203.0.113.7:40000";
+    // The text that clients send begins as a channel number does.
+    for bytes in [
+        &b"ping"[..],
+        b"",
+        b"\0\0\0\0",
+        b"\x40\0\0\x01",
+        &[0xFF; 500],
+    ] {
+        let answer = both(&mut world, client, bytes);
+        assert_eq!(answer.as_deref(), Ok(client.as_bytes()), "{bytes:?}");
+    }
+    // ChannelData stays what it is, and so does STUN.
+    for bytes in [&b"\x40\0\0\0"[..], b"\x40\0\0\x01x", b"\x50\x01\0\x02abcd"] {
+        assert_eq!(
+            both(&mut world, client, bytes),
+            Err(DropReason::NoAllocation)
+        );
+    }
+    let allocate = plain(Class::Request, Method::ALLOCATE, |_| {});
+    let bytes = both(&mut world, client, &allocate).expect("a challenge");
+    assert_eq!(Response { bytes }.code(), 401);
+    let mut torn = binding(|_| {});
+    torn.truncate(19);
+    assert_eq!(both(&mut world, client, &torn), Err(DropReason::Malformed));
+    let forged = both(&mut world, client, b"203.0.113.9:8080");
+    assert_eq!(forged, Err(DropReason::Unexpected));
+}
+
 #[test]
 fn texts_are_within_the_reply_budget() {
     let mut world = Setup {

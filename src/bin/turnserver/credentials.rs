@@ -64,6 +64,13 @@ fn credential(
         ));
     }
     let users = &settings.auth.users;
+    if users.is_empty() {
+        return Err(Failure::Plain(
+            "there is no user and no secret: only devices that are paired use this relay; set \
+             `auth.secrets` or `auth.users`"
+                .into(),
+        ));
+    }
     let found = match user {
         Some(name) => users.iter().find(|user| user.name == name),
         None => users.first(),
