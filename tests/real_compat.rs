@@ -304,3 +304,51 @@ fn fractals_clients_meet_and_every_request_is_logged() {
         assert_eq!(socket.recv(&mut [0; 8]).expect("a datagram"), 0);
     }
 }
+
+/// Senders of datagrams can be forged, so that a limit for each of them bounds no log.
+#[test]
+fn a_flood_of_requests_is_no_flood_of_log_lines() {
+    let server = server();
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, server.ports.peer()));
+    let ask = [0, 0, 0, 0, 127, 0, 0, 1, 0, 0, 0x7e, 0x07];
+    let mut answered = 0;
+    for n in 0..3000_u32 {
+        let from = Ipv4Addr::from(0x7F01_0000 + n % 500);
+        let socket = UdpSocket::bind((from, 0)).expect("a socket");
+        socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
+        socket.send_to(&ask, at).expect("sent");
+        answered += usize::from(socket.recv(&mut [0; 8]).is_ok());
+    }
+    assert_eq!(answered, 3000, "all are answered");
+    let lines = || server.log().matches("fractal: asked").count();
+    let before = lines();
+    assert!((1000..2500).contains(&before), "{before} lines");
+    // What was left out is counted in the next line.
+    let told = || {
+        let log = server.log();
+        let counts = log.lines().filter_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            find(&line, "suppressed")
+        });
+        counts.sum::<u64>()
+    };
+    let started = Instant::now();
+    while lines() as u64 + told() < 3000 {
+        assert!(
+            started.elapsed() < LIMIT,
+            "{} lines, {} left out",
+            lines(),
+            told()
+        );
+        thread::sleep(Duration::from_millis(100));
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.send_to(&ask, at).expect("sent");
+    }
+}
+
+/// A number anywhere in an object.
+fn find(value: &Value, name: &str) -> Option<u64> {
+    let object = value.as_object()?;
+    let own = object.get(name).and_then(Value::as_u64);
+    own.or_else(|| object.values().find_map(|inner| find(inner, name)))
+}

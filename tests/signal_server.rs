@@ -310,16 +310,6 @@ fn an_address_that_is_taken_is_named() {
 }
 
 #[test]
-fn two_servers_know_nothing_of_each_other() {
-    let (north, south) = (start(""), start(""));
-    let mut waiting = Socket::open(north.signaling());
-    waiting.join(initiator("k"));
-    waiting.expect("waiting");
-    assert_eq!(pair(south.signaling(), &receiver("k")).status, 404);
-    assert_eq!(pair(north.signaling(), &receiver("k")).status, 200);
-}
-
-#[test]
 fn a_thousand_waits_leave_no_descriptor() {
     let server = start("joins_per_minute = 0");
     let before = server.settled_descriptors();

@@ -1,7 +1,9 @@
 //! A join, whichever way it came: what is asked is checked here, and put to the room.
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 
 use tracing::{info, warn};
 use zeroize::Zeroizing;
@@ -163,9 +165,18 @@ impl Guest {
 
     /// What the room has for it; `None` when it fell too far behind. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<ServerMessage> {
-        let event = self.inbox.next().await?;
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Guest::next`].
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<ServerMessage>> {
+        let event = ready!(self.inbox.poll_next(cx));
+        Poll::Ready(event.map(|event| self.told(event)))
+    }
+
+    fn told(&mut self, event: Event) -> ServerMessage {
         let counters = &self.visit.hub.counters;
-        Some(match event {
+        match event {
             Event::Paired(pairing) => {
                 if !pairing.host {
                     self.waits = false;
@@ -185,7 +196,7 @@ impl Guest {
             }
             Event::Signal { session, blob } => ServerMessage::Signal { session, blob },
             Event::PeerLeft { session } => ServerMessage::PeerLeft { session },
-        })
+        }
     }
 
     pub(super) fn signal(&self, session: SessionId, blob: String) -> Result<(), Refusal> {

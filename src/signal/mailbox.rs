@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::Notify;
+use std::task::{Context, Poll, Waker};
 
 use super::room::{Event, Gone, Mailbox};
 
@@ -11,20 +10,20 @@ use super::room::{Event, Gone, Mailbox};
 /// given up.
 const CAPACITY: usize = 512;
 
-struct Shared {
-    queue: Mutex<Queue>,
-    arrived: Notify,
-}
+#[derive(Default)]
+struct Shared(Mutex<Queue>);
 
 #[derive(Default)]
 struct Queue {
     events: VecDeque<Event>,
     closed: bool,
+    /// Waits for an event.
+    reader: Option<Waker>,
 }
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -35,10 +34,7 @@ pub(super) struct Slot(Arc<Shared>);
 pub(super) struct Inbox(Arc<Shared>);
 
 pub(super) fn mailbox() -> (Slot, Inbox) {
-    let shared = Arc::new(Shared {
-        queue: Mutex::default(),
-        arrived: Notify::new(),
-    });
+    let shared = Arc::<Shared>::default();
     (Slot(Arc::clone(&shared)), Inbox(shared))
 }
 
@@ -48,36 +44,37 @@ impl Mailbox for Slot {
         if queue.closed {
             return Err(Gone);
         }
-        if queue.events.len() >= CAPACITY {
+        let taken = if queue.events.len() < CAPACITY {
+            queue.events.push_back(event);
+            Ok(())
+        } else {
             queue.closed = true;
-            self.0.arrived.notify_one();
-            return Err(Gone);
+            Err(Gone)
+        };
+        let reader = queue.reader.take();
+        drop(queue);
+        if let Some(reader) = reader {
+            reader.wake();
         }
-        queue.events.push_back(event);
-        self.0.arrived.notify_one();
-        Ok(())
+        taken
     }
 }
 
 impl Inbox {
     /// The next event; `None` when the reader fell so far behind that some are lost.
-    /// Cancel-safe.
-    pub(super) async fn next(&self) -> Option<Event> {
-        loop {
-            {
-                let mut queue = self.0.queue();
-                if let Some(event) = queue.events.pop_front() {
-                    if queue.events.is_empty() {
-                        queue.events = VecDeque::new();
-                    }
-                    return Some(event);
-                }
-                if queue.closed {
-                    return None;
-                }
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        let mut queue = self.0.queue();
+        if let Some(event) = queue.events.pop_front() {
+            if queue.events.is_empty() {
+                queue.events = VecDeque::new();
             }
-            self.0.arrived.notified().await;
+            return Poll::Ready(Some(event));
         }
+        if queue.closed {
+            return Poll::Ready(None);
+        }
+        queue.reader = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -91,7 +88,22 @@ impl Drop for Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
+
+    async fn next(inbox: &Inbox) -> Option<Event> {
+        poll_fn(|cx| inbox.poll_next(cx)).await
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_waits_is_woken() {
+        let (slot, inbox) = mailbox();
+        let reading = tokio::spawn(async move { next(&inbox).await });
+        tokio::task::yield_now().await;
+        assert_eq!(slot.deliver(Event::TimedOut), Ok(()));
+        assert_eq!(reading.await.expect("no panic"), Some(Event::TimedOut));
+    }
 
     #[tokio::test]
     async fn a_reader_that_is_far_behind_is_given_up_and_one_that_has_gone_is_known() {
@@ -101,9 +113,9 @@ mod tests {
         }
         assert_eq!(slot.deliver(Event::GoingAway), Err(Gone));
         for _ in 0..CAPACITY {
-            assert_eq!(inbox.next().await, Some(Event::TimedOut));
+            assert_eq!(next(&inbox).await, Some(Event::TimedOut));
         }
-        assert_eq!(inbox.next().await, None);
+        assert_eq!(next(&inbox).await, None);
 
         let (slot, inbox) = mailbox();
         drop(inbox);

@@ -3,15 +3,16 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use crate::pairing::{ClientMessage, ErrorCode, ServerMessage};
+use crate::proto::Mono;
 use crate::proto::bucket::TokenBucket;
 
 use super::clock;
@@ -19,14 +20,14 @@ use super::frames::{self, Bad, CloseCode, Incoming, Reader};
 use super::http;
 use super::join::{Guest, Refusal, Visit};
 
-/// After so long without a word the server pings.
-const PING: Duration = Duration::from_secs(15);
+/// After so many seconds without a word the server pings.
+const PING: u64 = 15;
 
-/// After so long without a word, pings unanswered, the connection is dead.
-const SILENCE: Duration = Duration::from_secs(40);
+/// After so many seconds without a word, pings unanswered, the connection is dead.
+const SILENCE: u64 = 40;
 
-/// How long a connection may neither wait nor take part in a session.
-const IDLE: Duration = Duration::from_secs(30);
+/// For how many seconds a connection may neither wait nor take part in a session.
+const IDLE: u64 = 30;
 
 /// How long a client may take to take a message.
 const WRITE: Duration = Duration::from_secs(10);
@@ -48,10 +49,14 @@ where
 {
     let mut reader = Reader::default();
     reader.feed(read);
+    let now = clock::now().mono;
     let mut conversation = Conversation {
         wire: Wire { stream, reader },
         guest: Guest::new(visit, true),
         budget: TokenBucket::new(MESSAGES.0, MESSAGES.1),
+        heard: now,
+        pinged: now,
+        busy: now,
     };
     // By reference, for what is passed to an async function by value lies in it twice. There may
     // be 100,000 of these that wait.
@@ -73,23 +78,26 @@ enum End {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
-    /// What the client says next. Cancel-safe; while it waits it holds no buffer.
+    /// What the client says next. Cancel-safe.
     async fn next(&mut self) -> Result<Incoming, End> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Wire::next`]. While it waits it holds no buffer.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, End>> {
         loop {
-            if let Some(incoming) = self.reader.next().map_err(End::Bad)? {
-                return Ok(incoming);
+            match self.reader.next() {
+                Ok(Some(incoming)) => return Poll::Ready(Ok(incoming)),
+                Ok(None) => {}
+                Err(bad) => return Poll::Ready(Err(End::Bad(bad))),
             }
-            let Self { stream, reader } = self;
-            let read = poll_fn(|cx| {
-                let mut room = [MaybeUninit::uninit(); READ];
-                let mut room = ReadBuf::uninit(&mut room);
-                ready!(Pin::new(&mut *stream).poll_read(cx, &mut room))?;
-                reader.feed(room.filled());
-                Poll::Ready(Ok::<_, io::Error>(room.filled().len()))
-            });
-            if !matches!(read.await, Ok(1..)) {
-                return Err(End::Gone);
+            let mut room = [MaybeUninit::uninit(); READ];
+            let mut room = ReadBuf::uninit(&mut room);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
+            if read.is_err() || room.filled().is_empty() {
+                return Poll::Ready(Err(End::Gone));
             }
+            self.reader.feed(room.filled());
         }
     }
 
@@ -103,6 +111,10 @@ struct Conversation<S> {
     wire: Wire<S>,
     guest: Guest,
     budget: TokenBucket,
+    /// When the client was heard of last, when it was pinged, when it was no idler.
+    heard: Mono,
+    pinged: Mono,
+    busy: Mono,
 }
 
 /// What there is to do.
@@ -119,38 +131,60 @@ struct Over;
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
     async fn run(&mut self) {
-        let mut heard = now();
-        let mut pinged = heard;
-        let mut busy = heard;
         loop {
-            if self.guest.is_busy() {
-                busy = now();
-            }
-            let due = (heard.max(pinged) + PING)
-                .min(heard + SILENCE)
-                .min(busy + IDLE);
-            let turn = tokio::select! {
-                event = self.guest.next() => Turn::Event(event),
-                incoming = self.wire.next() => {
-                    heard = now();
-                    self.guest.heard();
-                    Turn::Incoming(incoming)
-                }
-                () = sleep_until(due) => {
-                    let now = now();
-                    if now >= heard + SILENCE {
-                        return;
-                    } else if !self.guest.is_busy() && now >= busy + IDLE {
-                        Turn::Idle
-                    } else {
-                        pinged = now;
-                        Turn::Ping
-                    }
-                }
+            let due = self.due();
+            let turn = self.wait(due).await;
+            let Some(turn) = self.decide(turn) else {
+                return;
             };
             // Boxed, so that one that only waits does not hold the room for it.
             if Box::pin(self.act(turn)).await.is_err() {
                 return;
+            }
+        }
+    }
+
+    /// When something is to be done although nothing happens.
+    fn due(&mut self) -> Mono {
+        if self.guest.is_busy() {
+            self.busy = clock::now().mono;
+        }
+        let ping = self.heard.max(self.pinged).plus_secs(PING);
+        let dead = self.heard.plus_secs(SILENCE);
+        ping.min(dead).min(self.busy.plus_secs(IDLE))
+    }
+
+    /// Waits until something happens, `None` when nothing did until then.
+    async fn wait(&mut self, until: Mono) -> Option<Turn> {
+        let mut timer = pin!(sleep_until(clock::instant(until)));
+        poll_fn(|cx| {
+            if let Poll::Ready(event) = self.guest.poll_next(cx) {
+                return Poll::Ready(Some(Turn::Event(event)));
+            }
+            if let Poll::Ready(incoming) = self.wire.poll_next(cx) {
+                return Poll::Ready(Some(Turn::Incoming(incoming)));
+            }
+            timer.as_mut().poll(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// What follows from that; `None` for a connection that is dead.
+    fn decide(&mut self, turn: Option<Turn>) -> Option<Turn> {
+        let now = clock::now().mono;
+        match turn {
+            Some(turn) => {
+                if let Turn::Incoming(_) = turn {
+                    self.heard = now;
+                    self.guest.heard();
+                }
+                Some(turn)
+            }
+            None if now >= self.heard.plus_secs(SILENCE) => None,
+            None if !self.guest.is_busy() && now >= self.busy.plus_secs(IDLE) => Some(Turn::Idle),
+            None => {
+                self.pinged = now;
+                Some(Turn::Ping)
             }
         }
     }
@@ -290,9 +324,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
         }
         Err(Over)
     }
-}
-
-/// The runtime's clock, which its timers go by.
-fn now() -> Instant {
-    Instant::now()
 }

@@ -140,7 +140,11 @@ impl<M: Mailbox, G> Table<M, G> {
         if self.deadlines.len() >= limits.waiting || from_source >= limits.waiting_per_source {
             return Err(ErrorCode::TooMany);
         }
-        let queue = self.ids.entry(wait.id).or_default();
+        // Mostly nobody else waits under an id.
+        let queue = self
+            .ids
+            .entry(wait.id)
+            .or_insert_with(|| Vec::with_capacity(1));
         if queue.len() >= limits.waiting_per_id {
             return Err(ErrorCode::Busy);
         }

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use crate::proto::Mono;
+use crate::proto::bucket::TokenBucket;
 use crate::signal::doors::Place;
 use crate::signal::hub::Hub;
 use crate::signal::rate::JoinRate;
@@ -31,6 +32,9 @@ const REST: Duration = Duration::from_millis(100);
 
 /// Requests of one address a minute. A host posts ten times a second until it is found.
 const PER_MINUTE: u32 = 3000;
+
+/// Log lines a second for long, and in one go.
+const LINES: (u64, u64) = (20, 1000);
 
 /// Open sockets of the switched-on generations.
 pub(in crate::signal) struct Fractal {
@@ -95,6 +99,10 @@ impl Fractal {
             }),
             queue: Mutex::default(),
             rate: JoinRate::new(PER_MINUTE, seed()?),
+            lines: Mutex::new(Lines {
+                budget: TokenBucket::new(LINES.0, LINES.1),
+                suppressed: 0,
+            }),
             hub: Arc::clone(hub),
         });
         tokio::spawn(Arc::clone(&meeting).forget());
@@ -117,7 +125,25 @@ struct Meeting {
     table: Mutex<State>,
     queue: Mutex<Queue>,
     rate: JoinRate,
+    lines: Mutex<Lines>,
     hub: Arc<Hub>,
+}
+
+/// Which requests are logged: anybody can forge their senders, and must not fill the disk.
+struct Lines {
+    budget: TokenBucket,
+    suppressed: u64,
+}
+
+impl Lines {
+    /// Whether to log one now: then, how many were left out before it.
+    fn pass(&mut self, now: Mono) -> Option<u64> {
+        if self.budget.take(now, 1) {
+            return Some(std::mem::take(&mut self.suppressed));
+        }
+        self.suppressed += 1;
+        None
+    }
 }
 
 struct State {
@@ -137,6 +163,12 @@ fn v4(address: SocketAddr) -> Option<SocketAddrV4> {
 impl Meeting {
     fn state(&self) -> MutexGuard<'_, State> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether to log a request now: then, how many were left out before it.
+    fn logs(&self, now: Mono) -> Option<u64> {
+        let lines = self.lines.lock();
+        lines.unwrap_or_else(PoisonError::into_inner).pass(now)
     }
 
     fn passes(&self, now: Mono, from: SocketAddrV4) -> bool {
@@ -187,10 +219,10 @@ impl Meeting {
             Request::Post { service } => {
                 let news = state.table.post(now, from, service, via);
                 drop(state);
-                if news {
-                    info!(host = %from, service, "fractal: posted");
-                } else {
+                if !news {
                     debug!(host = %from, service, "fractal: posted again");
+                } else if let Some(suppressed) = self.logs(now) {
+                    info!(host = %from, service, suppressed, "fractal: posted");
                 }
                 None
             }
@@ -209,7 +241,9 @@ impl Meeting {
                     None => {}
                 }
                 drop(state);
-                info!(client = %from, %host, service, found, "fractal: asked");
+                if let Some(suppressed) = self.logs(now) {
+                    info!(client = %from, %host, service, found, suppressed, "fractal: asked");
+                }
                 Some(answer.reply)
             }
         }
@@ -321,7 +355,10 @@ impl Meeting {
                 let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
                 queue.handle(now, from, request)
             };
-            info!(%from, ?request, met = met.is_some(), "fractal: first generation");
+            if let Some(suppressed) = self.logs(now) {
+                let met = met.is_some();
+                info!(%from, ?request, met, suppressed, "fractal: first generation");
+            }
             for (to, told) in met.into_iter().flatten() {
                 let _ = socket.try_send_to(&told, to.into());
             }
