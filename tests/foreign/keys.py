@@ -1,0 +1,114 @@
+"""What follows from an access key, and sealed blobs: sections 2 and 4 of docs/signalling.md."""
+
+import base64
+import hashlib
+import hmac
+import json
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+SALT = b"turnserver pairing v1"
+
+
+class Refused(Exception):
+    """Something that only the holder of the key can make was made by somebody else."""
+
+
+def hkdf_sha256(secret, salt, info, length):
+    """RFC 5869."""
+    key = hmac.new(salt or bytes(32), secret, hashlib.sha256).digest()
+    out, block = b"", b""
+    while len(out) < length:
+        block = hmac.new(key, block + info + bytes([len(out) // 32 + 1]), hashlib.sha256).digest()
+        out += block
+    return out[:length]
+
+
+def to_text(data):
+    """base64url without padding."""
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def from_text(text):
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def rendezvous_id(access_key):
+    """What the server is told instead of the key."""
+    return to_text(hkdf_sha256(access_key.encode(), SALT, b"rid", 16))
+
+
+class Secrets:
+    """The three secrets of a session."""
+
+    def __init__(self, access_key, session):
+        self.session = from_text(session)
+
+        def derive(name):
+            return hkdf_sha256(access_key.encode(), SALT, name + self.session, 32)
+
+        self.check, self.psk, self.seal = derive(b"check"), derive(b"psk"), derive(b"seal")
+
+
+class Blobs:
+    """Seals what one side says, and opens what the other one says, in order."""
+
+    ROLES = {"initiator": 1, "receiver": 2}
+
+    def __init__(self, secrets, role):
+        self.cipher = ChaCha20Poly1305(secrets.seal)
+        self.own = self.ROLES[role]
+        self.sent = self.opened = 0
+
+    def seal(self, said):
+        blob = self.cipher.encrypt(self._nonce(self.own, self.sent), said, None)
+        self.sent += 1
+        return to_text(blob)
+
+    def open(self, blob):
+        try:
+            nonce = self._nonce(3 - self.own, self.opened)
+            said = self.cipher.decrypt(nonce, from_text(blob), None)
+        except (InvalidTag, ValueError) as error:
+            raise Refused("a blob that the holder of the key did not make") from error
+        self.opened += 1
+        return said
+
+    @staticmethod
+    def _nonce(side, number):
+        return bytes([side, 0, 0, 0]) + number.to_bytes(8, "big")
+
+
+def check_vectors(document):
+    """Compares with every vector that the document has; returns how many values that were."""
+    rows = {}
+    for line in document.splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
+        if line.startswith("|") and len(cells) == 3:
+            rows[cells[0]] = cells[1:]
+    count = 0
+    for at in range(2):
+        key, session = rows["access key"][at], rows["session"][at]
+        secrets = Secrets(key, session)
+        for name, value in (
+            ("rendezvous id", rendezvous_id(key)),
+            ("check", secrets.check.hex()),
+            ("psk", secrets.psk.hex()),
+            ("seal", secrets.seal.hex()),
+        ):
+            assert value == rows[name][at], f"{name} of vector {at + 1}: {value}"
+            count += 1
+    # The sealed blobs are a block of two lines behind a sentence that says what is in them.
+    block = document.split("### Blobs")[1].split("```\n")[1].split()
+    secrets = Secrets(rows["access key"][0], rows["session"][0])
+    for blob, role, other, number in (
+        (block[0], "initiator", "receiver", 0),
+        (block[1], "receiver", "initiator", 1),
+    ):
+        maker, reader = Blobs(secrets, role), Blobs(secrets, other)
+        maker.sent = reader.opened = number
+        assert maker.seal(b'{"end":true}') == blob, f"blob {number} of the {role}"
+        assert json.loads(reader.open(blob)) == {"end": True}
+        count += 1
+    return count

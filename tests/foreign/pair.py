@@ -1,0 +1,173 @@
+#!/usr/bin/python3
+"""A client of the pairing endpoint, written from docs/signalling.md and nothing else.
+
+    pair.py vectors docs/signalling.md
+    pair.py ask HOST:PORT KEY [udp|tcp] [--endpoint ADDRESS]… [--plain]
+    pair.py connect HOST:PORT KEY [udp|tcp] [--relay-only|--direct-only] [--guess KEY]
+
+With a protocol it is the initiator, else the receiver. `ask` uses HTTP and prints the answer.
+`connect` uses a WebSocket: each line of standard input is a datagram of a `udp` session, and
+each datagram a line of standard output; a `tcp` session is a stream. Events go to standard
+error, one JSON object a line. With `--guess` it meets under one key and uses another one. The
+exit code is 6 when the other side does not have the key, 1 when anything else failed.
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import datagrams
+import keys
+import streams
+import websocket
+from datagrams import event
+
+
+class ServerError(Exception):
+    """The server answers with an error."""
+
+
+class Meeting:
+    """One connection to the endpoint, and the session on it."""
+
+    def __init__(self, server, key, guess, protocol):
+        self.key = guess or key
+        self.role = "initiator" if protocol else "receiver"
+        self.socket = websocket.WebSocket(server, "/v1/ws")
+        self.join = {"role": self.role, "id": keys.rendezvous_id(key)}
+        if protocol:
+            self.join["protocol"] = protocol
+        self.paired = self.secrets = self.blobs = None
+        # Whether the server has nothing more to say: that does not touch a path that works.
+        self.over = False
+
+    def pair(self, waiting):
+        """Joins, and again while nobody waits; hands `waiting` what is known before the peer."""
+        until = time.monotonic() + 20
+        self.socket.say("join", **self.join)
+        while not self.paired:
+            message = self.socket.hear(60)
+            if message is None:
+                raise ServerError("no answer")
+            if message["type"] == "waiting":
+                event("waiting", observed=message["observed"])
+                waiting(message)
+            elif message["type"] == "paired":
+                self.paired = message
+            elif message.get("code") == "nobody_waits" and time.monotonic() < until:
+                time.sleep(0.1)
+                self.socket.say("join", **self.join)
+            elif message["type"] == "error":
+                raise ServerError(message["code"])
+        assert self.paired["role"] == self.role, self.paired
+        self.secrets = keys.Secrets(self.key, self.paired["session"])
+        self.blobs = keys.Blobs(self.secrets, self.role)
+        fields = ("session", "protocol", "observed", "peer_observed", "ttl_s")
+        event("paired", **{field: self.paired[field] for field in fields})
+
+    def tell(self, said):
+        blob = self.blobs.seal(json.dumps(said).encode())
+        self.socket.say("signal", session=self.paired["session"], blob=blob)
+
+    def said(self):
+        """What the peer has said since the last time."""
+        while not self.over and (message := self._heard()) is not None:
+            if message["type"] == "signal" and message["session"] == self.paired["session"]:
+                yield json.loads(self.blobs.open(message["blob"]))
+            elif message["type"] == "error" and message["code"] != "no_session":
+                raise ServerError(message["code"])
+
+    def _heard(self):
+        try:
+            return self.socket.hear(0)
+        except (websocket.Ended, OSError):
+            self.over = True
+            return None
+
+    def leave(self, outcome):
+        session = self.paired["session"]
+        if not self.over:
+            self.socket.say("result", session=session, outcome=outcome)
+            self.socket.say("leave", session=session)
+        self.socket.close()
+
+
+def arrived(data):
+    sys.stdout.buffer.write(data + b"\n")
+    sys.stdout.flush()
+
+
+def connect(options):
+    meeting = Meeting(options.server, options.key, options.guess, options.protocol)
+    session = datagrams.Datagrams(meeting, options.relay_only, options.direct_only)
+
+    def waiting(message):
+        if options.protocol == "udp":
+            session.gather(message["ice_servers"])
+
+    meeting.pair(waiting)
+    if options.guess:
+        # Before what the peer says shows that the guess is wrong.
+        meeting.tell({})
+    if meeting.paired["protocol"] == "tcp":
+        streams.run(meeting, meeting.secrets, sys.stdin.buffer, sys.stdout.buffer)
+        outcome = "direct"
+    else:
+        session.gather(meeting.paired["ice_servers"])
+        session.begin(meeting.secrets)
+        session.run(arrived, sys.stdin.buffer.raw)
+        outcome = session.now_on[0]
+    meeting.leave(outcome)
+    event("end", outcome=outcome)
+
+
+def ask(options):
+    body = {"role": "initiator" if options.protocol else "receiver"}
+    if options.plain:
+        body["access_key"] = options.key
+    else:
+        body["id"] = keys.rendezvous_id(options.key)
+    if options.protocol:
+        body["protocol"] = options.protocol
+    if options.endpoint:
+        body["endpoints"] = options.endpoint
+    status, answer = websocket.post(options.server, "/v1/pair", body)
+    print(json.dumps({"status": status, "answer": answer}))
+
+
+def vectors(options):
+    with open(options.document, encoding="utf-8") as document:
+        print(f"{keys.check_vectors(document.read())} values are as the document says")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("vectors")
+    command.add_argument("document")
+    command.set_defaults(run=vectors)
+    for name, run in (("ask", ask), ("connect", connect)):
+        command = commands.add_parser(name)
+        command.add_argument("server", type=datagrams.address_of)
+        command.add_argument("key")
+        command.add_argument("protocol", nargs="?", choices=["udp", "tcp"])
+        command.set_defaults(run=run)
+        if name == "ask":
+            command.add_argument("--endpoint", action="append")
+            command.add_argument("--plain", action="store_true")
+        else:
+            only = command.add_mutually_exclusive_group()
+            only.add_argument("--relay-only", action="store_true")
+            only.add_argument("--direct-only", action="store_true")
+            command.add_argument("--guess")
+    options = parser.parse_args()
+    try:
+        options.run(options)
+    except keys.Refused as error:
+        event("error", message=str(error))
+        sys.exit(6)
+
+
+if __name__ == "__main__":
+    main()
