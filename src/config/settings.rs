@@ -2,7 +2,9 @@
 //!
 //! Every default is stated here once, on the field and in the `Default` of its section.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+mod signaling;
+
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use ipnet::{IpNet, Ipv6Net};
 
 use super::overrides::Overridden;
 use super::secret::{Secret, SecretKey};
+
+pub use signaling::Signaling;
 
 /// Everything that can be configured, checked for consistency by [`super::load`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -380,49 +384,6 @@ impl Default for Stun {
 pub struct Ops {
     /// Where `/metrics`, `/healthz` and `/readyz` are served over plain HTTP. Default: nowhere.
     pub address: Option<SocketAddr>,
-}
-
-/// `[signaling]`: the pairing endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signaling {
-    /// Where it listens, by TCP. Default: port 8080 of all addresses.
-    pub addresses: Vec<SocketAddr>,
-    /// With it, HTTPS and secure WebSockets are spoken, and nothing in clear. Default: none.
-    pub certificate: Option<Certificate>,
-    /// The longest wait of an initiator: 1 to 3600 s, default 30 s.
-    pub max_wait: Duration,
-    /// Joins of one source address a minute; 0 lifts it. Default 300, which leaves room for
-    /// several users behind one NAT.
-    pub joins_per_minute: u32,
-    /// Waiting initiators and hosts in all, and sessions: 1 to 10000000, default 100000.
-    pub waiting: u32,
-    /// Connections from one source address: 1 to 10000000, default 2048.
-    pub connections_per_source: u32,
-    /// Seconds that the TURN credentials of a pair are valid: 60 to 31536000, default 43200.
-    pub credential_ttl: u64,
-    /// Clients of stunturn are served on the same port numbers, by TCP and UDP. Default false.
-    pub stunturn: bool,
-    /// Where clients of Fractal are served, by TCP and UDP. Default: nowhere.
-    pub fractal: Vec<SocketAddrV4>,
-    /// Where clients of its first generation are served, by UDP. Default: nowhere.
-    pub fractal_first: Vec<SocketAddrV4>,
-}
-
-impl Default for Signaling {
-    fn default() -> Self {
-        Self {
-            addresses: Vec::new(),
-            certificate: None,
-            max_wait: Duration::from_secs(30),
-            joins_per_minute: 300,
-            waiting: 100_000,
-            connections_per_source: 2048,
-            credential_ttl: 43_200,
-            stunturn: false,
-            fractal: Vec::new(),
-            fractal_first: Vec::new(),
-        }
-    }
 }
 
 /// `[runtime]`.
