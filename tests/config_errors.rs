@@ -402,7 +402,8 @@ fn the_pairing_endpoint() {
         "fractal = \"0.0.0.0:9\"\n[[listener]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:9\"";
     at(twice, ":7:11", "overlaps", "another port");
     at("max_wait = 0", ":4:12", "out of range", "30");
-    at("credential_ttl = 59", ":4:18", "out of range", "43200");
+    at("credential_ttl = 0", ":4:18", "out of range", "43200");
+    at("pair_lifetime = 0", ":4:17", "out of range", "2592000");
     let twice =
         "address = \"0.0.0.0:9\"\n[[listener]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:9\"";
     at(twice, ":7:11", "overlaps", "another port");

@@ -112,6 +112,72 @@ fn the_answer_has_all_that_the_relay_needs() {
     assert_eq!(for_a["ttl_s"], 43_200);
 }
 
+/// Asks for fresh credentials, over a connection like any other.
+fn renew(socket: &mut Socket, username: &str, credential: &str) -> Value {
+    socket.say(&json!({"type": "renew", "username": username, "credential": credential}));
+    socket.hear().expect("an answer")
+}
+
+#[test]
+fn credentials_are_renewed_for_who_shows_valid_ones() {
+    let server = start("");
+    let [(mut a, for_a), (b, for_b)] = sockets(server.signaling(), "key");
+    let session = &for_a["session"];
+    let (_, first_a, password_a) = turn(&for_a);
+    let (_, first_b, password_b) = turn(&for_b);
+    let allocate = |(urls, username, password): (Vec<String>, String, String)| {
+        assert!(urls.iter().any(|url| url.starts_with("turn:127.0.0.1:")));
+        probe::allocate(server.udp(), Transport::Udp, &username, &password, PATIENCE)
+    };
+    // Over the connection of the session, and over any other one when that is gone.
+    let renewed = renew(&mut a, &first_a, &password_a);
+    assert_eq!(
+        (&renewed["type"], &renewed["session"]),
+        (&json!("renewed"), session)
+    );
+    assert_eq!(renewed["ttl_s"], 43_200);
+    allocate(turn(&renewed)).expect("an allocation");
+    drop(b);
+    let mut other = Socket::open(server.signaling());
+    let renewed = renew(&mut other, &first_b, &password_b);
+    let (_, second_b, second_password) = turn(&renewed);
+    assert!(
+        second_b.contains(":r:"),
+        "the same side, and since when: {second_b}"
+    );
+    allocate(turn(&renewed)).expect("an allocation");
+    assert_eq!(
+        renew(&mut other, &second_b, &second_password)["type"],
+        "renewed"
+    );
+    // Not what is wrong, expired or no pair's.
+    let expired = format!("1:pair:{}:r", session.as_str().expect("text"));
+    let (name, password) = support::USER;
+    for (username, credential) in [
+        (&*first_b, &*password_a),
+        (&*second_b, &*password_b),
+        (&*expired, &*password_b),
+        (name, password),
+        ("", ""),
+    ] {
+        let refused = renew(&mut other, username, credential);
+        assert_eq!(refused["code"], "no_session", "{refused}");
+    }
+    server.wait_for_log("credentials renewed");
+    assert!(!server.log().contains(&password_a));
+}
+
+#[test]
+fn renewals_count_as_joins() {
+    let server = start("joins_per_minute = 5");
+    let mut socket = Socket::open(server.signaling());
+    let codes: Vec<_> = (0..7)
+        .map(|_| renew(&mut socket, "x", "y")["code"].clone())
+        .collect();
+    assert_eq!(codes[..5], vec![json!("no_session"); 5]);
+    assert_eq!(codes[5..], vec![json!("too_many"); 2]);
+}
+
 #[test]
 fn keys_are_in_no_log_line_and_pairs_are() {
     let server = start("");

@@ -11,6 +11,6 @@ mod static_users;
 mod store;
 
 pub use mint::mint;
-pub use pairs::{PairMint, PairSecrets};
+pub use pairs::{PairMint, PairSecrets, Renewed};
 pub use rest::RestOptions;
 pub use store::{CredentialStore, StoreError};

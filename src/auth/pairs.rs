@@ -3,6 +3,10 @@
 //! being the 16 bytes of the session in base64url. The password is made as for other
 //! time-limited credentials, with HMAC-SHA1, from a secret of its own, so that nobody who may
 //! mint one kind can mint the other.
+//!
+//! Whoever has valid ones can have them renewed, up to the age that a pair may have. Nothing is
+//! remembered for that: a renewed name has the Unix time of the pair's first credentials behind
+//! it, `EXPIRY:pair:SESSION:i:BORN`.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,6 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hkdf::Hkdf;
 use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::rest::seconds;
@@ -88,31 +93,66 @@ pub(super) struct PairName<'a> {
     text: &'a str,
     /// Unix time in seconds.
     expiry: u64,
-    /// What quotas count: all behind the expiry.
+    /// What quotas count: all between the two times.
     user: &'a str,
     session: [u8; 16],
+    initiator: bool,
+    /// Of a renewed one: Unix time in seconds.
+    born: Option<u64>,
 }
 
 impl<'a> PairName<'a> {
-    /// Reads the one form there is; anything else is no name of a pair.
+    /// Reads the one form there is, renewed or not; anything else is no name of a pair.
     pub(super) fn parse(name: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(name).ok()?;
         let (expiry, user) = text.split_once(':')?;
-        let (session, side) = user.strip_prefix("pair:")?.split_once(':')?;
-        if !matches!(side, "i" | "r") {
-            return None;
-        }
+        let (session, rest) = user.strip_prefix("pair:")?.split_once(':')?;
+        let (side, born) = match rest.split_once(':') {
+            Some((side, born)) => (side, Some(born)),
+            None => (rest, None),
+        };
+        let initiator = match side {
+            "i" => true,
+            "r" => false,
+            _ => return None,
+        };
         Some(Self {
             text,
             expiry: seconds(expiry)?,
-            user,
+            user: &user[..user.len() - born.map_or(0, |born| born.len() + 1)],
             session: URL_SAFE_NO_PAD.decode(session).ok()?.try_into().ok()?,
+            initiator,
+            born: match born {
+                Some(born) => Some(seconds(born)?),
+                None => None,
+            },
         })
     }
 }
 
-/// Makes credentials of pairs. One for the process; a reload replaces its secret.
-pub struct PairMint(RwLock<Secret>);
+/// Makes credentials of pairs. One for the process; a reload replaces its secrets.
+pub struct PairMint(RwLock<PairSecrets>);
+
+/// Credentials of one side of a pair, made in place of others.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Renewed {
+    /// Names the pair.
+    pub session: [u8; 16],
+    /// Which side of it.
+    pub initiator: bool,
+    /// The user name.
+    pub username: String,
+    /// The password.
+    pub password: String,
+    /// For how many seconds they are good.
+    pub ttl_s: u64,
+}
+
+impl fmt::Debug for Renewed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Renewed({}, {} s)", self.username, self.ttl_s)
+    }
+}
 
 impl fmt::Debug for PairMint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -130,12 +170,56 @@ impl PairMint {
 
     /// Mints with other secrets from now on.
     pub fn replace(&self, secrets: &PairSecrets) {
-        if let Some(first) = secrets.0.first() {
+        if !secrets.is_empty() {
             self.0
                 .write()
                 .unwrap_or_else(PoisonError::into_inner)
-                .clone_from(first);
+                .clone_from(secrets);
         }
+    }
+
+    /// The password of a name. There is a first secret: stores without any have no mint.
+    fn password(&self, username: &str) -> String {
+        let secrets = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let secret = secrets.0.first().map_or(&[][..], |secret| &**secret);
+        rest_password(secret, username.as_bytes(), false)
+    }
+
+    /// Makes new credentials for the side of a pair whose valid ones are shown, good for `ttl_s`
+    /// seconds from `unix_now`, but not beyond `lifetime_s` seconds after its first ones were
+    /// made. `None` when they are not valid (any more), or that time is up.
+    pub fn renew(
+        &self,
+        unix_now: u64,
+        ttl_s: u64,
+        lifetime_s: u64,
+        shown: (&str, &str),
+    ) -> Option<Renewed> {
+        let (username, password) = shown;
+        let name = PairName::parse(username.as_bytes()).filter(|name| unix_now < name.expiry)?;
+        let secrets = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let made_here = |secret: &Secret| {
+            let made = rest_password(&**secret, username.as_bytes(), false);
+            bool::from(made.as_bytes().ct_eq(password.as_bytes()))
+        };
+        if !secrets.0.iter().any(made_here) {
+            return None;
+        }
+        drop(secrets);
+        let born = name.born.unwrap_or(name.expiry.saturating_sub(ttl_s));
+        let end = born.saturating_add(lifetime_s);
+        let expiry = unix_now.saturating_add(ttl_s).min(end);
+        if expiry <= unix_now {
+            return None;
+        }
+        let username = format!("{expiry}:{}:{born}", name.user);
+        Some(Renewed {
+            session: name.session,
+            initiator: name.initiator,
+            password: self.password(&username),
+            username,
+            ttl_s: expiry - unix_now,
+        })
     }
 
     /// A user name and password of one side of a session, valid for `ttl_s` seconds from the
@@ -153,8 +237,7 @@ impl PairMint {
             URL_SAFE_NO_PAD.encode(session),
             if initiator { 'i' } else { 'r' }
         );
-        let secret = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let password = rest_password(&**secret, username.as_bytes(), false);
+        let password = self.password(&username);
         (username, password)
     }
 }
@@ -170,8 +253,18 @@ mod tests {
         let parsed = PairName::parse(name.as_bytes()).expect("a pair's name");
         assert_eq!((parsed.expiry, parsed.session), (1_700_000_000, [7; 16]));
         assert_eq!(parsed.user, format!("pair:{session}:i"));
+        let renewed = format!("1700000000:pair:{session}:r:1600000000");
+        let parsed = PairName::parse(renewed.as_bytes()).expect("a pair's name");
+        assert_eq!(
+            (parsed.born, parsed.initiator),
+            (Some(1_600_000_000), false)
+        );
+        assert_eq!(parsed.user, format!("pair:{session}:r"));
         for other in [
             format!("pair:{session}:i:1700000000"),
+            format!("{renewed}:1"),
+            format!("1700000000:pair:{session}:r:"),
+            format!("1700000000:pair:{session}:r:x"),
             format!("1700000000:pair:{session}:x"),
             format!("1700000000:pair:{session}:ir"),
             format!("1700000000:pair:{session}"),
@@ -183,6 +276,45 @@ mod tests {
         ] {
             assert_eq!(PairName::parse(other.as_bytes()), None, "{other}");
         }
+    }
+
+    #[test]
+    fn who_has_valid_credentials_gets_new_ones_until_the_pair_is_too_old() {
+        const T: u64 = 1_700_000_000;
+        let secrets = PairSecrets::new([&b"new"[..], b"old"], &[0; 32]);
+        let mint = PairMint::new(&secrets);
+        let old = PairMint::new(&PairSecrets::new([&b"old"[..]], &[0; 32]));
+        let session = [7; 16];
+        let renew = |now, (name, password): &(String, String)| {
+            mint.renew(now, 60, 200, (name.as_str(), password.as_str()))
+        };
+        let mut shown = old.mint(T, 60, &session, true);
+        for (now, ttl_s) in [(T + 50, 60), (T + 100, 60), (T + 150, 50), (T + 199, 1)] {
+            let renewed = renew(now, &shown).expect("valid ones were shown");
+            assert_eq!(renewed.ttl_s, ttl_s);
+            assert_eq!((renewed.session, renewed.initiator), (session, true));
+            assert_eq!(renewed.username.split(':').next_back(), Some("1700000000"));
+            let user = |name: &str| name.splitn(2, ':').nth(1).map(|rest| rest[..29].to_owned());
+            assert_eq!(
+                user(&renewed.username),
+                user(&shown.0),
+                "one user for quotas"
+            );
+            shown = (renewed.username, renewed.password);
+        }
+        assert_eq!(renew(T + 200, &shown), None, "expired, and too old");
+
+        let valid = mint.mint(T, 60, &session, false);
+        assert!(renew(T + 59, &valid).is_some());
+        assert_eq!(renew(T + 60, &valid), None, "expired");
+        assert_eq!(renew(T, &(valid.0.clone(), "wrong".into())), None);
+        let forged = valid.0.replace(":r", ":i");
+        assert_eq!(renew(T, &(forged, valid.1.clone())), None);
+        let younger = format!("{}:{}", valid.0, T + 1000);
+        assert_eq!(renew(T, &(younger, valid.1)), None, "the age is signed");
+        let other = PairMint::new(&PairSecrets::new([&b"x"[..]], &[0; 32]));
+        assert_eq!(renew(T, &other.mint(T, 60, &session, true)), None);
+        assert_eq!(renew(T, &("1800000000:alice".into(), String::new())), None);
     }
 
     #[test]

@@ -85,6 +85,7 @@ pub(super) const KEYS: &[Key] = &[
     restart("signaling.waiting", "100000"),
     restart("signaling.connections_per_source", "2048"),
     restart("signaling.credential_ttl", "43200"),
+    restart("signaling.pair_lifetime", "2592000"),
     restart("signaling.stunturn", "false"),
     restart("signaling.fractal", r#""0.0.0.0:48800""#),
     restart("signaling.fractal_first", r#""0.0.0.0:48801""#),

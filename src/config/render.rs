@@ -190,7 +190,7 @@ pub(super) fn entries(settings: &Settings) -> Vec<Entry> {
     all
 }
 
-fn pairing(signaling: &Signaling) -> [Entry; 11] {
+fn pairing(signaling: &Signaling) -> [Entry; 12] {
     let path = |part: fn(&Certificate) -> &Path| {
         let certificate = signaling.certificate.as_ref();
         certificate.map_or_else(String::new, |used| quote(&part(used).to_string_lossy()))
@@ -207,6 +207,7 @@ fn pairing(signaling: &Signaling) -> [Entry; 11] {
             signaling.connections_per_source,
         ),
         Entry::open("signaling.credential_ttl", signaling.credential_ttl),
+        Entry::open("signaling.pair_lifetime", signaling.pair_lifetime),
         Entry::open("signaling.stunturn", signaling.stunturn),
         Entry::open("signaling.fractal", list(&signaling.fractal)),
         Entry::open("signaling.fractal_first", list(&signaling.fractal_first)),

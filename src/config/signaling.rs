@@ -81,8 +81,11 @@ pub(super) fn signaling(
             default.connections_per_source,
         ),
         credential_ttl: section
-            .number("credential_ttl", 60..=31_536_000)
+            .number("credential_ttl", 1..=31_536_000)
             .map_or(default.credential_ttl, |found| found.value),
+        pair_lifetime: section
+            .number("pair_lifetime", 1..=31_536_000)
+            .map_or(default.pair_lifetime, |found| found.value),
         stunturn: section.flag("stunturn").unwrap_or(default.stunturn),
         fractal: ipv4_only(&fractal, problems),
         fractal_first: ipv4_only(&fractal_first, problems),

@@ -105,6 +105,14 @@ pub enum ClientMessage {
         /// Of which pair.
         session: SessionId,
     },
+    /// Asks for fresh credentials of a pair in place of these, which are still valid; on any
+    /// connection.
+    Renew {
+        /// As it was given with the ICE servers.
+        username: String,
+        /// As it was given with the ICE servers.
+        credential: String,
+    },
 }
 
 /// For `RTCPeerConnection`, and for our own clients.
@@ -167,6 +175,15 @@ pub enum ServerMessage {
     PeerLeft {
         /// Of which pair.
         session: SessionId,
+    },
+    /// Fresh credentials, bound to the same pair and side.
+    Renewed {
+        /// Of which pair.
+        session: SessionId,
+        /// As in [`ServerMessage::Paired`].
+        ice_servers: Vec<IceServer>,
+        /// For how many seconds they are good.
+        ttl_s: u64,
     },
     /// Something failed.
     Error {

@@ -96,6 +96,14 @@ pub(crate) struct Owner {
     pub(crate) pair: Option<PairId>,
 }
 
+impl Owner {
+    /// Whether both are the same side of one pair: its credentials can be renewed, and a renewed
+    /// name is another one.
+    pub(crate) fn is_side_of(&self, other: &Self) -> bool {
+        self.pair.is_some() && (self.pair, &self.user_id) == (other.pair, &other.user_id)
+    }
+}
+
 /// A live allocation.
 pub(crate) struct Allocation {
     pub(crate) flow: Flow,

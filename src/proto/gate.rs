@@ -21,6 +21,9 @@ use ipnet::{IpNet, Ipv6Net};
 use self::ranges::Ranges;
 use super::ports::RelayAddresses;
 
+/// The class of an address that `deny` closes.
+const BY_CONFIGURATION: &str = "denied_by_configuration";
+
 /// The gate's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -99,10 +102,23 @@ impl PeerGate {
         self.judge_ip(ip, own, || own.is_own_ip(ip))
     }
 
+    /// Judges a relay address of this server as that of another allocation of the sender's pair.
+    /// What two of one pair send each other never leaves the host, whatever the address is: only
+    /// `deny` closes it. To be asked again for every datagram, as for [`Verdict::OwnRelay`].
+    pub fn judge_of_pair(&self, peer: IpAddr) -> Verdict {
+        match self.is_denied(peer.to_canonical()) {
+            true => Verdict::Denied(BY_CONFIGURATION),
+            false => Verdict::OwnRelay,
+        }
+    }
+
+    fn is_denied(&self, ip: IpAddr) -> bool {
+        self.deny.contain(ip) || self.embedded(ip).any(|ip| self.deny.contain(ip))
+    }
+
     fn judge_ip(&self, ip: IpAddr, own: &RelayAddresses, live: impl FnOnce() -> bool) -> Verdict {
-        let mut embedded = self.embedded(ip);
-        if self.deny.contain(ip) || embedded.any(|ip| self.deny.contain(ip)) {
-            return Verdict::Denied("denied_by_configuration");
+        if self.is_denied(ip) {
+            return Verdict::Denied(BY_CONFIGURATION);
         }
         if self.allow.contain(ip) {
             return Verdict::Allowed;

@@ -171,6 +171,7 @@ impl Server {
             mint: Arc::clone(&mint),
             scopes: Arc::clone(&shared.pairs),
             ttl_s: settings.signaling.as_ref().map_or(0, |s| s.credential_ttl),
+            lifetime_s: settings.signaling.as_ref().map_or(0, |s| s.pair_lifetime),
             doors: pairs::doors(&settings, bound.addresses()),
             addresses: settings.relay.addresses.clone(),
         };

@@ -12,7 +12,8 @@ use crate::pairing::{IceServer, Role, SessionId};
 use crate::proto::pairs::{PairId, PairScopes};
 use crate::signal::room::RoomLimits;
 use crate::signal::{
-    self, Asking, Bound, Compat, Config, Fallback, Grant, Limits, NoFallback, ServeError,
+    self, Asking, Bound, Compat, Config, Fallback, Grant, Limits, NoFallback, Renewed, Renewing,
+    ServeError,
 };
 
 use super::certificates::Store;
@@ -71,6 +72,8 @@ pub(super) struct Relay {
     pub(super) mint: Arc<PairMint>,
     pub(super) scopes: Arc<PairScopes>,
     pub(super) ttl_s: u64,
+    /// How old a pair may get whose credentials are renewed, in seconds.
+    pub(super) lifetime_s: u64,
     pub(super) doors: Vec<Door>,
     pub(super) addresses: Vec<RelayAddress>,
 }
@@ -114,32 +117,25 @@ pub(super) fn doors(settings: &Settings, bound: &[BoundAddress]) -> Vec<Door> {
 
 impl Fallback for Relay {
     fn ice_servers(&self, asking: Asking<'_>) -> Vec<IceServer> {
-        let mut servers = Vec::new();
-        let stun = self.urls(&asking, |door, host| {
-            let udp = door.protocol == Protocol::Udp;
-            udp.then(|| format!("stun:{host}:{}", door.address.port()))
-                .into_iter()
-                .collect()
-        });
-        if !stun.is_empty() {
-            servers.push(IceServer {
-                urls: stun,
-                username: None,
-                credential: None,
-            });
-        }
-        if let Some(session) = asking.session {
+        let credentials = asking.session.map(|session| {
             let initiator = asking.role == Role::Initiator;
-            let (username, password) =
-                self.mint
-                    .mint(unix_now(), self.ttl_s, &session.0, initiator);
-            servers.push(IceServer {
-                urls: self.urls(&asking, |door, host| door.turn(host, asking.host)),
-                username: Some(username),
-                credential: Some(password),
-            });
-        }
-        servers
+            self.mint
+                .mint(unix_now(), self.ttl_s, &session.0, initiator)
+        });
+        self.servers(asking.reached, asking.host, credentials)
+    }
+
+    fn renew(&self, asking: Renewing<'_>) -> Option<Renewed> {
+        let shown = (asking.username, asking.credential);
+        let made = self
+            .mint
+            .renew(unix_now(), self.ttl_s, self.lifetime_s, shown)?;
+        let credentials = Some((made.username, made.password));
+        Some(Renewed {
+            session: SessionId(made.session),
+            ice_servers: self.servers(asking.reached, asking.host, credentials),
+            ttl_s: made.ttl_s,
+        })
     }
 
     fn ttl_s(&self) -> u64 {
@@ -152,11 +148,42 @@ impl Fallback for Relay {
 }
 
 impl Relay {
+    /// The servers for one side: those that need no credentials, and with some also the relays.
+    fn servers(
+        &self,
+        reached: SocketAddr,
+        name: Option<&str>,
+        credentials: Option<(String, String)>,
+    ) -> Vec<IceServer> {
+        let mut servers = Vec::new();
+        let stun = self.urls(reached, |door, host| {
+            let udp = door.protocol == Protocol::Udp;
+            udp.then(|| format!("stun:{host}:{}", door.address.port()))
+                .into_iter()
+                .collect()
+        });
+        if !stun.is_empty() {
+            servers.push(IceServer {
+                urls: stun,
+                username: None,
+                credential: None,
+            });
+        }
+        if let Some((username, password)) = credentials {
+            servers.push(IceServer {
+                urls: self.urls(reached, |door, host| door.turn(host, name)),
+                username: Some(username),
+                credential: Some(password),
+            });
+        }
+        servers
+    }
+
     /// What `of` makes of every listener, as the world sees it.
-    fn urls(&self, asking: &Asking<'_>, of: impl Fn(&Door, &str) -> Vec<String>) -> Vec<String> {
+    fn urls(&self, reached: SocketAddr, of: impl Fn(&Door, &str) -> Vec<String>) -> Vec<String> {
         let mut found: Vec<(bool, String)> = Vec::new();
         for door in &self.doors {
-            let Some(ip) = self.seen(door.address.ip(), asking.reached.ip()) else {
+            let Some(ip) = self.seen(door.address.ip(), reached.ip()) else {
                 continue;
             };
             let host = match ip {
@@ -244,6 +271,7 @@ mod tests {
             mint: PairMint::new(&secrets),
             scopes: PairScopes::new(),
             ttl_s: 600,
+            lifetime_s: 6000,
             doors: doors.iter().map(door).collect(),
             addresses: addresses
                 .iter()

@@ -18,6 +18,30 @@ pub struct Asking<'a> {
     pub host: Option<&'a str>,
 }
 
+/// Asks for fresh credentials of a pair.
+#[derive(Clone, Copy)]
+pub struct Renewing<'a> {
+    /// The name that was given.
+    pub username: &'a str,
+    /// The password that was given with it.
+    pub credential: &'a str,
+    /// As in [`Asking`].
+    pub reached: SocketAddr,
+    /// As in [`Asking`].
+    pub host: Option<&'a str>,
+}
+
+/// Fresh credentials of one side of a pair.
+#[derive(Clone, Debug)]
+pub struct Renewed {
+    /// Of which pair.
+    pub session: SessionId,
+    /// The servers, as in [`Fallback::ice_servers`].
+    pub ice_servers: Vec<IceServer>,
+    /// For how many seconds the credentials are good.
+    pub ttl_s: u64,
+}
+
 /// Lives as long as what was opened for a pair.
 pub type Grant = Box<dyn Any + Send + Sync>;
 
@@ -28,6 +52,12 @@ pub trait Fallback: Send + Sync + 'static {
 
     /// For how many seconds the credentials among them are good.
     fn ttl_s(&self) -> u64;
+
+    /// Fresh credentials for a side that shows valid ones; `None` when they are not valid, or
+    /// that can not be. By default it can not.
+    fn renew(&self, _: Renewing<'_>) -> Option<Renewed> {
+        None
+    }
 
     /// Called when two are paired, before either of them knows: lets their allocations reach these
     /// addresses, until the grant is dropped.

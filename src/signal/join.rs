@@ -15,7 +15,7 @@ use crate::pairing::{
 use super::clock;
 use super::counters::{JoinAnswer, WaitEnd};
 use super::doors::Place;
-use super::fallback::{Asking, Grant};
+use super::fallback::{Asking, Grant, Renewing};
 use super::hub::Hub;
 use super::mailbox::{Inbox, Slot, mailbox};
 use super::room::{Event, Pairing, Seat, Wait};
@@ -120,19 +120,48 @@ impl Guest {
         answer
     }
 
-    fn ask(&mut self, join: Join) -> Result<ServerMessage, Refusal> {
-        let hub = Arc::clone(&self.visit.hub);
+    /// Counts a join of this source, or what costs as much.
+    fn admit(&self) -> Result<(), Refusal> {
+        let hub = &self.visit.hub;
         let now = clock::now().mono;
         let ip = self.visit.observed.ip();
-        if !hub.rate.pass(now, ip) {
-            if let Some(suppressed) = hub.refused.pass(now) {
-                warn!(source = %ip, suppressed, "too many joins from one source");
-            }
-            return Err(Refusal::new(
-                ErrorCode::TooMany,
-                "too many joins from this address; try again in a minute",
-            ));
+        if hub.rate.pass(now, ip) {
+            return Ok(());
         }
+        if let Some(suppressed) = hub.refused.pass(now) {
+            warn!(source = %ip, suppressed, "too many joins from one source");
+        }
+        Err(Refusal::new(
+            ErrorCode::TooMany,
+            "too many joins from this address; try again in a minute",
+        ))
+    }
+
+    /// Fresh credentials in place of valid ones. Needs no seat in the room: those that are shown
+    /// say which pair and side it is.
+    pub(super) fn renew(&self, username: &str, credential: &str) -> Result<ServerMessage, Refusal> {
+        self.admit()?;
+        let renewed = self.visit.hub.fallback.renew(Renewing {
+            username,
+            credential,
+            reached: self.visit.reached,
+            host: self.visit.host.get().map(|host| &**host),
+        });
+        let refused = "these credentials are not valid, or the pair has reached its age";
+        let renewed = renewed.ok_or_else(|| Refusal::new(ErrorCode::NoSession, refused))?;
+        let session = renewed.session;
+        info!(%session, client = %self.visit.observed, "credentials renewed");
+        Ok(ServerMessage::Renewed {
+            session,
+            ice_servers: renewed.ice_servers,
+            ttl_s: renewed.ttl_s,
+        })
+    }
+
+    fn ask(&mut self, join: Join) -> Result<ServerMessage, Refusal> {
+        self.admit()?;
+        let hub = Arc::clone(&self.visit.hub);
+        let now = clock::now().mono;
         match check(join)? {
             Wish::Wait(wait) => {
                 let waiting = self.seat.wait(now, wait)?;

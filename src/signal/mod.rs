@@ -38,7 +38,7 @@ use rate::JoinRate;
 use room::{Room, RoomLimits};
 
 pub use counters::Snapshot;
-pub use fallback::{Asking, Fallback, Grant, NoFallback};
+pub use fallback::{Asking, Fallback, Grant, NoFallback, Renewed, Renewing};
 
 /// How an endpoint is set up.
 #[derive(Clone)]

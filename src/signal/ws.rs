@@ -266,6 +266,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
             ClientMessage::Signal { session, blob } => self.guest.signal(session, blob),
             ClientMessage::Result { session, outcome } => self.guest.report(session, outcome),
             ClientMessage::Leave { session } => self.guest.leave(session),
+            ClientMessage::Renew {
+                username,
+                credential,
+            } => match self.guest.renew(&username, &credential) {
+                Ok(answer) => return self.say(&answer).await,
+                Err(refusal) => Err(refusal),
+            },
         };
         match done {
             Ok(()) => Ok(()),

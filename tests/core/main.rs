@@ -17,6 +17,7 @@ mod family;
 mod icmp;
 mod lifecycle;
 mod own_relays;
+mod pair_renewal;
 mod pairs;
 mod permission;
 mod proof;

@@ -232,6 +232,108 @@ fn an_allow_list_that_covers_the_relays_opens_no_more_of_the_host() {
     }
 }
 
+/// A machine without a network: what is relayed is on its loopback address.
+fn lonely(deny: &[&'static str]) -> Setup {
+    Setup {
+        relays: vec![("127.0.0.1", "127.0.0.1")],
+        deny: deny.to_vec(),
+        ..Setup::default()
+    }
+}
+
+#[test]
+fn the_two_sides_reach_each_other_whatever_the_relay_address_is() {
+    for private in [false, true] {
+        let setup = match private {
+            false => lonely(&[]),
+            true => Setup {
+                relays: vec![("10.7.0.1", "10.7.0.1")],
+                ..Setup::default()
+            },
+        };
+        let Four {
+            mut world,
+            clients: [mut a, mut b, mut other, mut alice],
+            relayed: [ra, rb, ro, rl],
+        } = four(setup, 0);
+        // The server saw the two on its own machine, too.
+        let guard = world.shared.pairs.open(pair_id(1), [ra.ip()]);
+        assert_eq!(world.permit(&mut a, &[rb]).code(), 0);
+        assert_eq!(world.bind(&mut b, 0x4001, ra).code(), 0);
+        assert_eq!(world.send(&mut a, rb, b"x").channel().0, 0x4001);
+        assert_eq!(world.channel(&b, 0x4001, b"y").indication().0, rb);
+        // Programs on this machine, and what others relay, are as closed as they were.
+        let program = SocketAddr::new(ra.ip(), 22);
+        assert_eq!(world.bind(&mut a, 0x4002, program).code(), 403);
+        for peer in [ro, rl, program] {
+            for outcome in [world.send(&mut a, peer, b"x"), world.arrive(ra, peer, b"x")] {
+                assert_eq!(outcome.drop_reason(), DropReason::PeerDenied, "{peer}");
+            }
+        }
+        for stranger in [&mut other, &mut alice] {
+            let code = world.bind(stranger, 0x4003, ra).code();
+            let reaches = private && stranger.name == b"alice";
+            assert_eq!(code, if reaches { 0 } else { 403 });
+        }
+        // What is held is renewed, also when the other side is gone.
+        world.refresh(&mut b, 0);
+        assert_eq!(world.permit(&mut a, &[rb]).code(), 0);
+        let outcome = world.send(&mut a, rb, b"x");
+        assert_eq!(outcome.drop_reason(), DropReason::PeerDenied);
+        drop(guard);
+    }
+    // What the configuration closes is closed.
+    let Four {
+        mut world,
+        clients: [mut a, ..],
+        relayed: [ra, rb, ..],
+    } = four(lonely(&["127.0.0.0/8"]), 0);
+    assert_eq!(world.permit(&mut a, &[rb]).code(), 403);
+    assert_eq!(
+        world.permit(&mut a, &[SocketAddr::new(ra.ip(), 0)]).code(),
+        403
+    );
+    assert_eq!(world.bind(&mut a, 0x4000, rb).code(), 403);
+}
+
+#[test]
+fn the_way_to_the_other_side_can_be_opened_before_it_is_there() {
+    for setup in [Setup::default(), lonely(&[])] {
+        let users = [
+            User::paired(1, 'i'),
+            User::paired(1, 'r'),
+            User::paired(2, 'i'),
+        ];
+        let mut world = Setup {
+            users: users.to_vec(),
+            ..setup
+        }
+        .world();
+        let [mut a, mut b, mut other] = [1, 2, 3].map(|number| {
+            let from = flow(&format!("192.0.2.{number}:5000"));
+            world.client(from, &users[number - 1])
+        });
+        let ra = world.allocate(&mut a);
+        let all_ports = SocketAddr::new(ra.ip(), 0);
+        assert_eq!(world.permit(&mut a, &[all_ports]).code(), 0);
+        let elsewhere = addr("203.0.113.5:0");
+        assert_eq!(world.permit(&mut a, &[elsewhere]).code(), 403);
+        assert_eq!(world.bind(&mut a, 0x4000, all_ports).code(), 403);
+        let (rb, ro) = (world.allocate(&mut b), world.allocate(&mut other));
+        // The first datagram is right behind the request for the permission.
+        assert_eq!(world.permit(&mut b, &[all_ports]).code(), 0);
+        assert_eq!(world.send(&mut b, ra, b"x").indication().0, rb);
+        assert_eq!(world.send(&mut a, rb, b"y").indication().0, ra);
+        for peer in [ro, SocketAddr::new(ra.ip(), 22)] {
+            let outcome = world.send(&mut a, peer, b"x");
+            assert_eq!(outcome.drop_reason(), DropReason::PeerDenied, "{peer}");
+        }
+        world.permit(&mut other, &[all_ports]);
+        let outcome = world.send(&mut other, ra, b"x");
+        assert_eq!(outcome.drop_reason(), DropReason::PeerDenied);
+    }
+}
+
 #[test]
 fn a_port_that_the_other_side_gave_up_is_closed_to_the_pair() {
     let setup = Setup {

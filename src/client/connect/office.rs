@@ -149,8 +149,10 @@ impl Office {
                     ends: (self.rendezvous.local_addr(), self.rendezvous.server_addr()),
                 }))
             }
-            // What it says of a session that has ended here meanwhile is nobody's.
-            ServerMessage::Error {
+            // What it says of a session that has ended here meanwhile is nobody's; and nothing
+            // was asked to be renewed here.
+            ServerMessage::Renewed { .. }
+            | ServerMessage::Error {
                 code: ErrorCode::NoSession,
                 ..
             } => return,

@@ -21,8 +21,11 @@ pub struct Signaling {
     pub waiting: u32,
     /// Connections from one source address: 1 to 10000000, default 2048.
     pub connections_per_source: u32,
-    /// Seconds that the TURN credentials of a pair are valid: 60 to 31536000, default 43200.
+    /// Seconds that the TURN credentials of a pair are valid: 1 to 31536000, default 43200.
     pub credential_ttl: u64,
+    /// Seconds that a pair may keep its relay by renewing its credentials, from its first ones
+    /// on: 1 to 31536000, default 2592000 (30 days).
+    pub pair_lifetime: u64,
     /// Clients of stunturn are served on the same port numbers, by TCP and UDP. Default false.
     pub stunturn: bool,
     /// Where clients of Fractal are served, by TCP and UDP. Default: nowhere.
@@ -41,6 +44,7 @@ impl Default for Signaling {
             waiting: 100_000,
             connections_per_source: 2048,
             credential_ttl: 43_200,
+            pair_lifetime: 2_592_000,
             stunturn: false,
             fractal: Vec::new(),
             fractal_first: Vec::new(),

@@ -41,7 +41,9 @@ impl Relay {
                 0 => policy.gate.judge_permission(peer.ip(), relays),
                 _ => policy.gate.judge(peer, relays),
             };
-            installs.push((peer.ip(), self.reach(request, peer, verdict, renewed)?));
+            // A pair may open its way to the other side's allocation before that one is made.
+            let any_port = renewed || peer.port() == 0 && relays.is_own_ip(peer.ip());
+            installs.push((peer.ip(), self.reach(request, peer, verdict, any_port)?));
         }
         let ips: Vec<IpAddr> = installs.iter().map(|(ip, _)| *ip).collect();
         let seeds = self.registry.seeds().clone();

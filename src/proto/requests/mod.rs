@@ -17,7 +17,6 @@ use super::audit::Audit;
 use super::authenticate::{Context, Unproven, authenticate};
 use super::counters::{Outcome, RequestMethod};
 use super::gate::Verdict;
-use super::pairs::PairId;
 use super::peers::Reach;
 use super::relay::{Relay, is_answerable};
 use super::slab::Key;
@@ -120,9 +119,11 @@ impl Relay {
                     proof: proven.proof,
                 };
                 if let Some(allocation) = known.and_then(|key| self.registry.live_mut(key))
-                    && allocation.owner == request.owner
+                    && (allocation.owner == request.owner
+                        || allocation.owner.is_side_of(&request.owner))
                 {
-                    // The proof of another secret, or under another policy.
+                    // The proof of another secret, under another policy, or a renewed one.
+                    allocation.owner = request.owner.clone();
                     allocation.proof = request.proof.clone();
                 }
                 self.proven(now, method, &request, reply)
@@ -236,6 +237,7 @@ impl Relay {
             return Err(ErrorCode::ALLOCATION_MISMATCH.into());
         };
         let same = allocation.owner.username == request.owner.username
+            || allocation.owner.is_side_of(&request.owner)
             || self.policy.match_user_id && allocation.owner.user_id == request.owner.user_id;
         if !same {
             return Err(ErrorCode::WRONG_CREDENTIALS.into());
@@ -244,17 +246,25 @@ impl Relay {
     }
 
     /// What the gate and the scope of a pair say about a peer; 403 and a line for the log when it refuses
-    /// (RFC 8656 sections 10.2 and 12.2).
+    /// (RFC 8656 sections 10.2 and 12.2). `any_port`: it is asked for all ports of a relay
+    /// address of this server, of which each datagram still finds only those of the pair open.
     fn reach(
         &mut self,
         request: &Request<'_>,
         peer: SocketAddr,
         verdict: Verdict,
-        renewed: bool,
+        any_port: bool,
     ) -> Result<Reach, Refusal> {
-        let scope = match request.owner.pair {
-            None => Some(false),
-            Some(pair) => self.pair_reach(pair, peer, renewed),
+        let (verdict, scope) = match request.owner.pair {
+            None => (verdict, Some(false)),
+            Some(pair) => {
+                let of_pair = any_port || self.shared.relays.is_of_pair(peer, pair);
+                match verdict.is_denied() && of_pair {
+                    true => (self.policy.gate.judge_of_pair(peer.ip()), Some(true)),
+                    false if self.shared.pairs.allows(pair, peer.ip()) => (verdict, Some(false)),
+                    false => (verdict, of_pair.then_some(true)),
+                }
+            }
         };
         let (false, Some(own_only)) = (verdict.is_denied(), scope) else {
             self.audit(Audit::PeerRefused {
@@ -269,16 +279,6 @@ impl Relay {
             exempt: verdict == Verdict::OwnRelay || own_only,
             scoped: request.owner.pair.is_some(),
         })
-    }
-
-    /// Whether a peer is within the scope of a pair: `None` when it is not, else whether only as
-    /// a relayed transport address of the pair. `renewed` as in
-    /// [`PeerGate::judge_renewal`](super::gate::PeerGate::judge_renewal).
-    fn pair_reach(&self, pair: PairId, peer: SocketAddr, renewed: bool) -> Option<bool> {
-        if self.shared.pairs.allows(pair, peer.ip()) {
-            return Some(false);
-        }
-        (renewed || self.shared.relays.is_of_pair(peer, pair)).then_some(true)
     }
 
     /// The relayed transport address for a peer's family: 443 without one (RFC 8656 sections
