@@ -35,7 +35,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
 }
 
 async fn connect(options: &Options) -> Result<(), Failure> {
-    let (mut connector, events) = prepare(&options.meeting, &options.manner)?;
+    let (mut connector, events) = prepare(&options.meeting, &options.manner, true)?;
     if let Some(protocol) = options.protocol {
         connector = connector.protocol(protocol.into());
     }

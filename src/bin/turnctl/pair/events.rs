@@ -1,12 +1,22 @@
 //! What happens, told on standard error: in words, or as JSON for programs.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 use turnserver::client::connect::{PathChanges, PathInfo, Progress};
 use turnserver::pairing::PathKind;
+
+/// Takes the line on a terminal back that is there for a while only.
+const WIPE: &str = "\r\x1b[K";
+
+/// Whether such a line is there: whatever is told next takes its place.
+static PASSING: AtomicBool = AtomicBool::new(false);
 
 /// Tells what happens while two devices come together.
 pub(super) struct Events {
@@ -15,11 +25,45 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(json: bool, mut told: mpsc::UnboundedReceiver<Progress>) -> Self {
+    /// `counts`: on a terminal the seconds of the wait are counted down.
+    pub(super) fn new(
+        json: bool,
+        counts: bool,
+        mut told: mpsc::UnboundedReceiver<Progress>,
+    ) -> Self {
         let teller = tokio::spawn(async move {
-            while let Some(progress) = told.recv().await {
+            let counts = counts && !json && std::io::stderr().is_terminal();
+            let mut countdown = None;
+            loop {
+                let next = async {
+                    match &countdown {
+                        Some(Countdown { next, .. }) => sleep_until(*next).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let progress = tokio::select! {
+                    progress = told.recv() => progress,
+                    () = next => {
+                        countdown = countdown.and_then(Countdown::tick);
+                        continue;
+                    }
+                };
+                let Some(progress) = progress else { return };
+                if let Progress::Waiting { observed, wait } = progress
+                    && counts
+                {
+                    countdown = Countdown::new(observed, wait).tick();
+                    continue;
+                }
+                // The relay is made ready during the wait; everything else ends it.
+                if !matches!(progress, Progress::Allocated(_) | Progress::NoRelay(_)) {
+                    countdown = None;
+                }
                 if let Some((event, words)) = describe(&progress) {
                     tell(json, &event, &words);
+                }
+                if let Some(countdown) = &countdown {
+                    countdown.draw();
                 }
             }
         });
@@ -53,6 +97,43 @@ impl Drop for Events {
     }
 }
 
+/// What a terminal shows while somebody waits: one line, with the seconds that are left.
+struct Countdown {
+    observed: SocketAddr,
+    end: Instant,
+    next: Instant,
+}
+
+impl Countdown {
+    fn new(observed: SocketAddr, wait: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            observed,
+            end: now + wait,
+            next: now,
+        }
+    }
+
+    /// Writes the line in its place.
+    fn draw(&self) {
+        let left = self.end.saturating_duration_since(Instant::now());
+        let seconds = left.as_secs_f64().round() as u64;
+        PASSING.store(true, Relaxed);
+        eprint!("{WIPE}{}", waiting_words(self.observed, seconds, ""));
+    }
+
+    /// Draws it and arms the next second, while there is one.
+    fn tick(self) -> Option<Self> {
+        self.draw();
+        let next = self.next + Duration::from_secs(1);
+        (next <= self.end).then_some(Self { next, ..self })
+    }
+}
+
+fn waiting_words(observed: SocketAddr, seconds: u64, at_most: &str) -> String {
+    format!("waiting for the other device, {seconds} s{at_most} (seen as {observed})")
+}
+
 /// The last line of a command that failed.
 pub(super) fn failed(json: bool, code: u8, message: &str) {
     let event = json!({"event": "error", "exit_code": code, "message": message});
@@ -60,9 +141,13 @@ pub(super) fn failed(json: bool, code: u8, message: &str) {
 }
 
 fn tell(json: bool, event: &Value, words: &str) {
+    let wipe = match PASSING.swap(false, Relaxed) {
+        true => WIPE,
+        false => "",
+    };
     match json {
         true => eprintln!("{event}"),
-        false => eprintln!("{words}"),
+        false => eprintln!("{wipe}{words}"),
     }
 }
 
@@ -72,7 +157,7 @@ fn describe(progress: &Progress) -> Option<(Value, String)> {
             let wait_s = wait.as_secs();
             (
                 json!({"event": "waiting", "observed": observed, "wait_s": wait_s}),
-                format!("waiting for the other device, {wait_s} s at most (seen as {observed})"),
+                waiting_words(*observed, wait_s, " at most"),
             )
         }
         Progress::Paired { peer } => (

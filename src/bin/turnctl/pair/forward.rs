@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
 }
 
 async fn forward(options: &Options) -> Result<(), Failure> {
-    let (connector, events) = prepare(&options.meeting, &options.manner)?;
+    let (connector, events) = prepare(&options.meeting, &options.manner, false)?;
     let wrong = |error: io::Error| Failure::Broken(format!("{}: {error}", options.listen));
     // Before anybody is bothered: the port may be taken.
     let mut port = Port::open(options).await.map_err(wrong)?;

@@ -47,7 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
 }
 
 async fn host(options: &Options) -> Result<(), Failure> {
-    let (connector, events) = prepare(&options.meeting, &options.manner)?;
+    let (connector, events) = prepare(&options.meeting, &options.manner, false)?;
     let protocol = match options.to {
         // Forwarded bytes move with the path, which only udp sessions do.
         Some(_) => pairing::Protocol::Udp,

@@ -125,7 +125,12 @@ impl Failure {
 }
 
 /// A builder with all that was said on the command line, and where to tell what happens.
-fn prepare(meeting: &Meeting, manner: &Manner) -> Result<(Connector, Events), Failure> {
+/// `counts`: a wait ends after its time, and on a terminal that is counted down.
+fn prepare(
+    meeting: &Meeting,
+    manner: &Manner,
+    counts: bool,
+) -> Result<(Connector, Events), Failure> {
     let key = key::read(&meeting.key, manner.key_file.as_deref())?;
     let (progress, told) = mpsc::unbounded_channel();
     let mut connector = Connector::new(meeting.server.clone(), key)
@@ -145,7 +150,7 @@ fn prepare(meeting: &Meeting, manner: &Manner) -> Result<(Connector, Events), Fa
             .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
         connector = connector.roots(pem);
     }
-    Ok((connector, Events::new(manner.json, told)))
+    Ok((connector, Events::new(manner.json, counts, told)))
 }
 
 /// Runs a command to its end and says how it ended.
