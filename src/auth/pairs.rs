@@ -294,7 +294,7 @@ mod tests {
             assert_eq!(renewed.ttl_s, ttl_s);
             assert_eq!((renewed.session, renewed.initiator), (session, true));
             assert_eq!(renewed.username.split(':').next_back(), Some("1700000000"));
-            let user = |name: &str| name.splitn(2, ':').nth(1).map(|rest| rest[..29].to_owned());
+            let user = |name: &str| name.split_once(':').map(|named| named.1[..29].to_owned());
             assert_eq!(
                 user(&renewed.username),
                 user(&shown.0),

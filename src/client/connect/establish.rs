@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::error::ConnectError;
 use super::office::Pair;
 use super::punched::{Inner, PunchedConn};
-use super::{Options, Progress};
+use super::{Options, Progress, renew};
 use crate::client::relay::{Host, Relay};
 use crate::client::session::{Ended, OuterPort, PathInfo, Session, Setup, State, StreamDatagrams};
 use crate::client::tcp::noise::NoiseStream;
@@ -48,6 +48,8 @@ pub(super) async fn establish(
     let protocol = pair.protocol;
     let (role, id, observed) = (pair.role, pair.session, pair.observed);
     let (local, server) = pair.ends;
+    let patience = patience(pair.round_trip);
+    let renewing = (pair.ice_servers.clone(), pair.ttl);
     let tcp = match protocol {
         Protocol::Tcp if !options.relay_only => Some(tcp::Sockets::open(local, options.bind)?),
         _ => None,
@@ -73,12 +75,16 @@ pub(super) async fn establish(
         tries: options.tries,
         attempt: options.punch_timeout,
         relay,
+        patience,
         post: pair.post,
         progress: options.progress.clone(),
         offer,
         peers: tcp.is_some().then_some(peers),
     };
     let (session, datagrams) = Session::start(setup)?;
+    let (ice_servers, ttl) = renewing;
+    let kept = renew::keep(options.clone(), session.renewal(), ice_servers, ttl);
+    tokio::spawn(kept);
     let establishing = Establishing {
         options,
         role,
@@ -91,6 +97,15 @@ pub(super) async fn establish(
         Protocol::Udp => establishing.udp(datagrams).await,
         Protocol::Tcp => establishing.tcp(datagrams, tcp, offered, id.0).await,
     }
+}
+
+/// How long the relay may be silent by UDP until streams are tried as well, by the time that the
+/// pairing server takes to answer: it is mostly the same machine.
+pub(super) fn patience(round_trip: Duration) -> Duration {
+    const MARGIN: Duration = Duration::from_millis(15);
+    const MOST: Duration = Duration::from_millis(300);
+
+    (round_trip + round_trip / 4 + MARGIN).min(MOST)
 }
 
 /// Where the peer may dial: the machine's own addresses and the one that the server saw.

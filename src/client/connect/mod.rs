@@ -29,6 +29,7 @@ mod establish;
 mod host;
 mod office;
 mod punched;
+mod renew;
 mod stream;
 
 use std::fmt;
@@ -47,7 +48,7 @@ pub use stream::Stream;
 use super::relay::Relay;
 use super::rendezvous::{Rendezvous, RendezvousError, ServerUrl, SocketOptions};
 use crate::pairing::{AccessKey, Join, Protocol, Role};
-use establish::establish;
+use establish::{establish, patience};
 use office::{News, Office};
 
 /// How long an initiator waits by default.
@@ -224,6 +225,7 @@ impl Connector {
     pub async fn connect(self) -> Result<PunchedConn, ConnectError> {
         let options = self.0;
         let rendezvous = Rendezvous::connect(&options.server, &options.socket()).await?;
+        let patience_with_udp = patience(rendezvous.round_trip());
         let (to_us, mut news) = mpsc::channel(4);
         let office = Office::open(rendezvous, options.join(), to_us).await?;
         let mut office = tokio::spawn(office.run());
@@ -247,7 +249,8 @@ impl Connector {
                         options.tell(Progress::Waiting { observed, wait });
                         // Meanwhile the relay is made ready: data can flow over it at once.
                         if session.is_some() && !options.raw {
-                            relay = Some(Relay::start(&ice_servers, options.bind));
+                            let (bind, patience) = (options.bind, patience_with_udp);
+                            relay = Some(Relay::start(&ice_servers, bind, patience));
                         }
                     }
                     Some(News::Paired(pair)) => return Ok(pair),

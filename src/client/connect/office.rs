@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -29,6 +30,10 @@ pub(super) struct Pair {
     pub(super) post: Post,
     /// This end of the connection to the server, and the server's end.
     pub(super) ends: (SocketAddr, SocketAddr),
+    /// The time to the server and back.
+    pub(super) round_trip: Duration,
+    /// For how long the credentials among the servers are good.
+    pub(super) ttl: Duration,
 }
 
 /// What the server says to who waits.
@@ -128,6 +133,7 @@ impl Office {
                 observed,
                 peer_observed,
                 ice_servers,
+                ttl_s,
                 ..
             } => {
                 let Some(outgoing) = self.for_sessions.clone() else {
@@ -147,6 +153,8 @@ impl Office {
                     ice_servers,
                     post: Post { outgoing, incoming },
                     ends: (self.rendezvous.local_addr(), self.rendezvous.server_addr()),
+                    round_trip: self.rendezvous.round_trip(),
+                    ttl: Duration::from_secs(ttl_s),
                 }))
             }
             // What it says of a session that has ended here meanwhile is nobody's; and nothing

@@ -3,14 +3,18 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep_until, timeout};
 
 use super::pipe::Pipe;
-use super::servers::{Transport, TurnServer};
+use super::servers::TurnServer;
 use super::{RelayError, now};
-use crate::client::turn::{Allocation, Client, Event, Failure, Ids, Incoming, MAX_REQUEST};
+use crate::client::turn::{
+    Allocation, Client, Event, Failure, Ids, Incoming, MAX_REQUEST, send_indication,
+};
 use crate::wire::{CHANNELS, ChannelData, Class, Method};
 
 /// How many peers are reached at most.
@@ -19,6 +23,8 @@ const MOST_PEERS: usize = 16;
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// How long giving the allocation back may take.
 const RELEASE: Duration = Duration::from_millis(700);
+/// What a Send indication has around its data, at most.
+const INDICATION: usize = 64;
 
 /// How far a peer's channel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +52,7 @@ pub(super) enum Happened {
 
 /// An allocation and its connection.
 pub(super) struct Link {
+    server: TurnServer,
     pipe: Pipe,
     client: Client,
     ids: Ids,
@@ -53,6 +60,8 @@ pub(super) struct Link {
     /// Those whose channel is asked for, in the order of the requests.
     asked: VecDeque<SocketAddr>,
     idle_since: Instant,
+    /// The way to the other allocations of the pair on this relay is asked for and not refused.
+    ahead: bool,
     scratch: Vec<u8>,
     happened: VecDeque<Happened>,
     failed: Option<RelayError>,
@@ -60,24 +69,28 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects to one of the server's addresses and allocates.
+    /// Connects to one of the server's addresses and allocates. `heard` is set as soon as the
+    /// server has answered anything.
     pub(super) async fn open(
         server: &TurnServer,
         address: SocketAddr,
         bind: Option<IpAddr>,
+        heard: &[&AtomicBool],
     ) -> Result<Self, RelayError> {
         let name = &server.host.name;
         let pipe = Pipe::open(address, name, server.transport, bind).await?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| RelayError::Io(io::Error::other(error)))?;
-        let credentials = std::sync::Arc::clone(&server.credentials);
+        let credentials = Arc::clone(&server.credentials);
         let mut link = Self {
+            server: server.clone(),
             client: Client::new(credentials, pipe.is_reliable()),
             pipe,
             ids: Ids::new(seed),
             peers: Vec::new(),
             asked: VecDeque::new(),
             idle_since: now(),
+            ahead: false,
             scratch: vec![0; MAX_REQUEST],
             happened: VecDeque::new(),
             failed: None,
@@ -85,9 +98,29 @@ impl Link {
         };
         link.client.allocate(now(), &mut link.ids);
         while link.client.allocation().is_none() {
-            link.step().await?;
+            let received = link.step().await?;
+            for heard in heard {
+                heard.fetch_or(received, Relaxed);
+            }
         }
+        // The permission goes out in front of all else.
+        link.take_events();
         Ok(link)
+    }
+
+    /// Takes other credentials of the same user from now on.
+    pub(super) fn renew(&mut self, servers: &[TurnServer]) {
+        let same = |known: &&TurnServer| {
+            (&known.host, known.transport) == (&self.server.host, self.server.transport)
+        };
+        let Some(server) = servers.iter().find(same).or(servers.first()) else {
+            return;
+        };
+        let credentials = Arc::clone(&server.credentials);
+        if credentials.username() != self.server.credentials.username() {
+            self.server.credentials = Arc::clone(&credentials);
+            self.client.renew(credentials, now(), &mut self.ids);
+        }
     }
 
     /// The allocation; `None` after it was lost.
@@ -118,14 +151,27 @@ impl Link {
             progress: Progress::Asked,
         });
         self.asked.push_back(peer);
+        if self.is_ahead(peer) {
+            self.happened.push_back(Happened::Reachable(peer));
+        }
         self.client
             .bind_channel(channel, peer, now(), &mut self.ids);
+    }
+
+    /// Whether this peer may be sent to before it has a channel: it is an allocation on the same
+    /// relay address, to which the way was asked for when there was an own one.
+    fn is_ahead(&self, peer: SocketAddr) -> bool {
+        let own = self.allocation().map(|allocation| allocation.relayed.ip());
+        self.ahead && own == Some(peer.ip())
     }
 
     /// Sends to a peer, or drops what cannot be sent (yet).
     pub(super) fn send(&mut self, peer: SocketAddr, data: &[u8]) {
         let bound = |known: &&Peer| known.address == peer && known.progress == Progress::Bound;
         let Some(channel) = self.peers.iter().find(bound).map(|peer| peer.channel) else {
+            if self.is_ahead(peer) {
+                self.send_ahead(peer, data);
+            }
             return;
         };
         let Ok(len) = u16::try_from(data.len()) else {
@@ -136,6 +182,18 @@ impl Link {
         self.scratch.extend_from_slice(data);
         self.pipe.send(&self.scratch);
         self.idle_since = now();
+    }
+
+    /// Sends without a channel, behind the request for the permission: the round trip of its
+    /// answer is saved. Where the two change places on their way, or that one is lost, this is
+    /// a lost datagram.
+    fn send_ahead(&mut self, peer: SocketAddr, data: &[u8]) {
+        self.transmit();
+        let mut bytes = vec![0; data.len() + INDICATION];
+        if let Some(len) = send_indication(&mut bytes, peer, data, &mut self.ids) {
+            self.pipe.send(&bytes[..len]);
+            self.idle_since = now();
+        }
     }
 
     /// Waits until something happened that its owner has to know.
@@ -151,15 +209,15 @@ impl Link {
         }
     }
 
-    /// One wait, and what follows from it.
-    async fn step(&mut self) -> Result<(), RelayError> {
+    /// One wait, and what follows from it. True when something has arrived.
+    async fn step(&mut self) -> Result<bool, RelayError> {
         self.transmit();
         self.take_events();
         if let Some(failed) = self.failed.take() {
             return Err(failed);
         }
         if !self.happened.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let keepalive = self.idle_since + KEEPALIVE;
         let due = self.client.poll_timeout();
@@ -179,15 +237,16 @@ impl Link {
                     }
                     None => {}
                 }
+                Ok(true)
             }
             () = sleep_until(due.into()) => {
                 self.client.handle_timeout(now(), &mut self.ids);
                 if keepalive <= now() {
                     self.keep_alive();
                 }
+                Ok(false)
             }
         }
-        Ok(())
     }
 
     fn transmit(&mut self) {
@@ -214,7 +273,15 @@ impl Link {
     fn take_events(&mut self) {
         while let Some(event) = self.client.poll_event() {
             match event {
-                Event::Allocated(_) | Event::Permitted(_) => {}
+                Event::Allocated(allocation) => {
+                    // RFC 8656 section 9: a permission is for an IP address and all its ports.
+                    let relay = SocketAddr::new(allocation.relayed.ip(), 0);
+                    self.ahead = true;
+                    self.client.permit(relay, now(), &mut self.ids);
+                }
+                Event::Permitted(_) => {}
+                // A relay that does not allow it that early: each channel brings its own.
+                Event::Failed(Method::CREATE_PERMISSION, _) => self.ahead = false,
                 Event::Released => self.released = true,
                 Event::Bound(_, peer) => {
                     self.asked.retain(|asked| *asked != peer);
@@ -258,15 +325,5 @@ impl Link {
             let _ = self.pipe.flush().await;
         };
         let _ = timeout(RELEASE, release).await;
-    }
-}
-
-/// How long after the first attempt this one begins: UDP first, then what passes where UDP does
-/// not.
-pub(super) const fn head_start(transport: Transport) -> Duration {
-    match transport {
-        Transport::Udp => Duration::ZERO,
-        Transport::Tcp => Duration::from_millis(300),
-        Transport::Tls => Duration::from_millis(600),
     }
 }

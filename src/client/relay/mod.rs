@@ -4,6 +4,7 @@
 
 mod link;
 mod pipe;
+mod race;
 mod servers;
 
 use std::fmt;
@@ -11,21 +12,18 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
 use super::turn::Failure;
 use crate::pairing::IceServer;
-use link::{Happened, Link, head_start};
+use link::{Happened, Link};
 pub use servers::{Host, Transport, TurnServer, stun_servers, turn_servers};
 
 /// What waits in either direction at most; the rest is dropped, as on a full socket.
 const QUEUE: usize = 1024;
 /// What of the queue data leaves free.
 const RESERVED: usize = 64;
-/// How long an attempt to allocate may take.
-const ATTEMPT: Duration = Duration::from_secs(10);
 /// Between attempts, doubled up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
@@ -94,6 +92,7 @@ enum Command {
 /// A relay and the task that keeps it.
 pub struct Relay {
     commands: mpsc::Sender<Command>,
+    servers: watch::Sender<Vec<TurnServer>>,
     events: mpsc::Receiver<RelayEvent>,
 }
 
@@ -104,19 +103,33 @@ impl fmt::Debug for Relay {
 }
 
 impl Relay {
-    /// Starts to allocate on one of these servers, from this local address.
-    pub fn start(servers: &[IceServer], bind: Option<IpAddr>) -> Self {
+    /// Starts to allocate on one of these servers, from this local address. `patience`: after so
+    /// much silence of UDP streams are tried as well; a little more than a round trip to the
+    /// server.
+    pub fn start(servers: &[IceServer], bind: Option<IpAddr>, patience: Duration) -> Self {
         let (commands, ordered) = mpsc::channel(QUEUE);
         let (happened, events) = mpsc::channel(QUEUE);
+        let (tell_servers, servers) = watch::channel(turn_servers(servers));
         let task = Task {
-            servers: turn_servers(servers),
+            servers,
             bind,
+            patience,
             commands: ordered,
             events: happened,
             peers: Vec::new(),
         };
         tokio::spawn(task.run());
-        Self { commands, events }
+        Self {
+            commands,
+            servers: tell_servers,
+            events,
+        }
+    }
+
+    /// Takes these servers and their credentials from now on. An allocation that there is stays
+    /// and is refreshed with them.
+    pub fn renew(&self, servers: &[IceServer]) {
+        self.servers.send_replace(turn_servers(servers));
     }
 
     /// Asks for a way to a peer. It is asked for again after the allocation was lost.
@@ -137,8 +150,9 @@ impl Relay {
 }
 
 struct Task {
-    servers: Vec<TurnServer>,
+    servers: watch::Receiver<Vec<TurnServer>>,
     bind: Option<IpAddr>,
+    patience: Duration,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<RelayEvent>,
     peers: Vec<SocketAddr>,
@@ -146,13 +160,15 @@ struct Task {
 
 impl Task {
     async fn run(mut self) {
-        if self.servers.is_empty() {
+        if self.servers.borrow().is_empty() {
             self.tell(RelayEvent::Lost(RelayError::NoServer));
             return;
         }
         let mut pause = PAUSE;
         loop {
-            let lost = match self.allocate().await {
+            let servers = self.servers.borrow_and_update().clone();
+            let race = race::allocate(servers, self.patience, self.bind);
+            let lost = match self.orders_during(race).await {
                 None => return,
                 Some(Ok(link)) => {
                     pause = PAUSE;
@@ -193,43 +209,6 @@ impl Task {
         }
     }
 
-    /// Tries all servers, each kind of transport a little later, and takes the first allocation.
-    async fn allocate(&mut self) -> Option<Result<Link, RelayError>> {
-        let servers = self.servers.clone();
-        let bind = self.bind;
-        let race = async move {
-            let mut attempts = JoinSet::new();
-            for (number, server) in servers.into_iter().enumerate() {
-                let delay = head_start(server.transport) + PAUSE / 4 * number as u32;
-                attempts.spawn(async move {
-                    sleep(delay).await;
-                    let mut last = RelayError::Io(io::ErrorKind::NotFound.into());
-                    for address in server.host.resolve().await {
-                        if bind.is_some_and(|bind| bind.is_ipv4() != address.is_ipv4()) {
-                            continue;
-                        }
-                        match timeout(ATTEMPT, Link::open(&server, address, bind)).await {
-                            Ok(Ok(link)) => return Ok(link),
-                            Ok(Err(error)) => last = error,
-                            Err(_) => last = RelayError::Io(io::ErrorKind::TimedOut.into()),
-                        }
-                    }
-                    Err(last)
-                });
-            }
-            let mut last = RelayError::NoServer;
-            while let Some(ended) = attempts.join_next().await {
-                match ended {
-                    Ok(Ok(link)) => return Ok(link),
-                    Ok(Err(error)) => last = error,
-                    Err(panicked) => last = RelayError::Io(io::Error::other(panicked)),
-                }
-            }
-            Err(last)
-        };
-        self.orders_during(race).await
-    }
-
     /// Keeps an allocation until it is lost, or `None` until the owner is gone.
     async fn serve(&mut self, mut link: Link) -> Option<RelayError> {
         if let Some(allocation) = link.allocation() {
@@ -244,6 +223,9 @@ impl Task {
         }
         loop {
             tokio::select! {
+                Ok(()) = self.servers.changed() => {
+                    link.renew(&self.servers.borrow_and_update());
+                }
                 command = self.commands.recv() => match command {
                     Some(Command::Reach(peer)) => {
                         if !self.peers.contains(&peer) {

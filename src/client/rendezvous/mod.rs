@@ -70,6 +70,7 @@ pub struct Receiver {
     task: Option<JoinHandle<()>>,
     local: SocketAddr,
     server: SocketAddr,
+    round_trip: Duration,
 }
 
 impl Rendezvous {
@@ -90,7 +91,7 @@ impl Rendezvous {
         server: &ServerUrl,
         options: &SocketOptions,
     ) -> Result<Self, RendezvousError> {
-        let stream = socket::connect(server, options).await?;
+        let (stream, round_trip) = socket::connect(server, options).await?;
         let local = stream.local_addr().map_err(RendezvousError::Connect)?;
         let peer = stream.peer_addr().map_err(RendezvousError::Connect)?;
         let stream: Box<dyn Stream> = match server.is_tls() {
@@ -121,6 +122,7 @@ impl Rendezvous {
                 task: Some(task),
                 local,
                 server: peer,
+                round_trip,
             },
         })
     }
@@ -133,6 +135,11 @@ impl Rendezvous {
     /// The server's end of the connection.
     pub const fn server_addr(&self) -> SocketAddr {
         self.receiver.server
+    }
+
+    /// The time to the server and back, as the handshake of TCP took it.
+    pub const fn round_trip(&self) -> Duration {
+        self.receiver.round_trip
     }
 
     /// Sends a message; it is on its way when this returns, not yet received.

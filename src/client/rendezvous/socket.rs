@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{RendezvousError, ServerUrl};
 
@@ -59,11 +59,12 @@ fn unspecified(like: SocketAddr) -> IpAddr {
     }
 }
 
-/// Tries the server's addresses one after the other, each with its share of the time.
+/// Tries the server's addresses one after the other, each with its share of the time. Returns the
+/// connection and how long the server took to answer it, which is a round trip.
 pub(super) async fn connect(
     server: &ServerUrl,
     options: &SocketOptions,
-) -> Result<TcpStream, RendezvousError> {
+) -> Result<(TcpStream, Duration), RendezvousError> {
     let found = lookup_host((server.host(), server.port())).await;
     let mut addresses: Vec<_> = found.map_err(RendezvousError::Resolve)?.collect();
     if let Some(bind) = options.bind {
@@ -77,11 +78,12 @@ pub(super) async fn connect(
     for address in addresses {
         let ip = options.bind.unwrap_or_else(|| unspecified(address));
         let dial = async { shared_tcp_socket((ip, 0).into())?.connect(address).await };
+        let dialled = Instant::now();
         match timeout(share, dial).await {
             Ok(Ok(stream)) => {
                 // Messages are small and each is waited for.
                 stream.set_nodelay(true).map_err(RendezvousError::Connect)?;
-                return Ok(stream);
+                return Ok((stream, dialled.elapsed()));
             }
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),

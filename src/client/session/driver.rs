@@ -12,6 +12,7 @@ use super::discovery::Discovery;
 use super::loss::Loss;
 use super::note::{Envelope, Note};
 use super::paths::Paths;
+use super::proof::Proof;
 use super::sockets::{MAIN, Packet, Sockets};
 use super::{Command, Ended, OuterPort, Post, Progress, Setup, State};
 use crate::client::noise::{self, Secure};
@@ -40,6 +41,7 @@ pub(super) struct Driver {
     pub(super) ice_servers: Vec<IceServer>,
     pub(super) relay_local: Option<IpAddr>,
     pub(super) bind: Option<IpAddr>,
+    pub(super) patience: Duration,
     pub(super) loopback: bool,
     port_mapping: bool,
     /// The addresses of STUN servers, once their names are resolved.
@@ -50,6 +52,7 @@ pub(super) struct Driver {
     pub(super) fresh: Vec<Candidate>,
     pub(super) nat: Option<NatHint>,
     pub(super) envelope: Envelope,
+    pub(super) proof: Proof,
     pub(super) post: Option<Post>,
     pub(super) session: SessionId,
     pub(super) outcome: Outcome,
@@ -105,19 +108,27 @@ pub(super) fn start(
         holds_port: false,
     });
     let bind = setup.bind;
-    let start_relay = || Relay::start(&setup.ice_servers, bind);
+    let relay = match setup.relay {
+        Some(relay) => {
+            // Its credentials are as old as the wait.
+            relay.renew(&setup.ice_servers);
+            relay
+        }
+        None => Relay::start(&setup.ice_servers, bind, setup.patience),
+    };
     let offer = setup.offer;
     let mut driver = Driver {
         secure: Secure::new(&setup.secrets, setup.session, setup.role, now),
         agent,
         paths,
         sockets,
-        relay: setup.relay.unwrap_or_else(start_relay),
+        relay,
         discovery: Discovery::new(seed()?),
         loss: Loss::new(seed()?),
         ice_servers: setup.ice_servers,
         relay_local: None,
         bind,
+        patience: setup.patience,
         loopback: setup.loopback,
         port_mapping: setup.port_mapping,
         stun: Vec::new(),
@@ -126,6 +137,7 @@ pub(super) fn start(
         fresh: Vec::new(),
         nat: None,
         envelope: Envelope::new(&setup.secrets, setup.role),
+        proof: Proof::default(),
         post: Some(setup.post),
         session: setup.session,
         outcome: Outcome::Failed,
@@ -287,16 +299,11 @@ impl Driver {
         let discovery = self.discovery.poll_timeout(now);
         let notes = self.notes.iter().map(|note| note.0).min();
         let alone = self.alone.as_ref().map(Alone::due);
-        let others = [
-            agent,
-            secure,
-            discovery,
-            notes,
-            alone,
-            self.ask_at,
-            self.end_at,
-        ];
-        let others = others.into_iter().flatten();
+        let provable = self.secure.is_ready() && self.paths.is_any();
+        let proof = self.proof.poll_timeout().filter(|_| provable);
+        let others = [agent, secure, discovery, notes, alone, proof];
+        let mine = [self.ask_at, self.end_at];
+        let others = others.into_iter().chain(mine).flatten();
         others.fold(self.look_at, Instant::min)
     }
 
@@ -320,12 +327,8 @@ impl Driver {
             self.sockets.send(via, to, None, &bytes);
         }
         self.secure_events(now);
-        while let Some(bytes) = self.secure.poll_transmit() {
-            let ways: Vec<_> = self.paths.all_ways().collect();
-            for way in ways {
-                self.send_by(way, &bytes);
-            }
-        }
+        self.send_own(now);
+        self.connected();
         self.send_notes(now);
         self.publish();
     }
@@ -359,6 +362,7 @@ impl Driver {
                 Event::CloseSocketsExcept(keep) => self.sockets.close_except(keep),
                 Event::Selected(path) => {
                     self.paths.selected(now, path);
+                    self.proof.proven();
                     self.outcome = Outcome::Direct;
                     self.secure.path_changed(now);
                     self.ask_at = None;
@@ -392,16 +396,7 @@ impl Driver {
     fn secure_events(&mut self, now: Instant) {
         while let Some(event) = self.secure.poll_event() {
             match event {
-                noise::Event::Ready => {
-                    if self.outcome == Outcome::Failed {
-                        self.outcome = Outcome::Relayed;
-                    }
-                    let binding = self.secure.binding();
-                    self.state.send_modify(|state| {
-                        state.ready = true;
-                        state.binding = binding;
-                    });
-                }
+                noise::Event::Ready => {}
                 noise::Event::RoundTrip(rtt) => self.paths.round_trip(rtt),
                 noise::Event::Closed(code) => {
                     self.end(Ended::ByPeer(code));
@@ -452,6 +447,10 @@ impl Driver {
             }),
             Command::Outcome(outcome) => self.outcome = outcome,
             Command::Lose(percent) => self.loss.percent = percent,
+            Command::Renewed(ice_servers) => {
+                self.relay.renew(&ice_servers);
+                self.ice_servers = ice_servers;
+            }
             Command::Close(code) => self.secure.close(now, code),
         }
     }
@@ -460,7 +459,7 @@ impl Driver {
     fn publish(&mut self) {
         let info = self.paths.info();
         let refused = self.secure.refused() > 0;
-        if self.paths.is_any() && self.secure.is_ready() {
+        if self.paths.is_any() && self.state.borrow().ready {
             let shown = Some((info.path, info.remote));
             if self.shown != shown {
                 self.shown = shown;

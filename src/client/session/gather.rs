@@ -36,7 +36,7 @@ impl Driver {
         });
         if gone {
             // Its connection leaves from an address that is no more.
-            self.relay = Relay::start(&self.ice_servers, self.bind);
+            self.relay = Relay::start(&self.ice_servers, self.bind, self.patience);
             self.relay_local = None;
             self.paths.own_relayed(None);
             if let Some(peer) = self.paths.info_of_peer() {

@@ -17,6 +17,7 @@ mod note;
 mod outer_port;
 mod packets;
 mod paths;
+mod proof;
 mod sockets;
 mod telling;
 
@@ -97,6 +98,8 @@ pub(crate) struct Setup {
     pub(crate) attempt: Option<Duration>,
     /// Started earlier, for these servers.
     pub(crate) relay: Option<Relay>,
+    /// After so much silence of UDP a relay is looked for by streams.
+    pub(crate) patience: Duration,
     pub(crate) post: Post,
     pub(crate) progress: Option<mpsc::UnboundedSender<Progress>>,
     /// What the peer is told of TCP.
@@ -156,6 +159,8 @@ enum Command {
     Outcome(Outcome),
     /// Loses so many percent of what goes directly.
     Lose(u8),
+    /// The credentials for the relay are these from now on.
+    Renewed(Vec<IceServer>),
     Close(u8),
 }
 
@@ -184,6 +189,27 @@ impl DirectLoss {
     pub async fn set(&self, percent: u8) {
         if let Some(commands) = self.0.upgrade() {
             let _ = commands.send(Command::Lose(percent.min(100))).await;
+        }
+    }
+}
+
+/// For who renews the credentials of a session. It does not keep the session alive.
+pub(crate) struct Renewal {
+    commands: mpsc::WeakSender<Command>,
+    state: watch::Receiver<State>,
+}
+
+impl Renewal {
+    /// Waits until the session is over.
+    pub(crate) async fn ended(&self) {
+        let mut state = self.state.clone();
+        let _ = state.wait_for(|state| state.ended.is_some()).await;
+    }
+
+    /// Hands fresh credentials in.
+    pub(crate) async fn renewed(&self, ice_servers: Vec<IceServer>) {
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.send(Command::Renewed(ice_servers)).await;
         }
     }
 }
@@ -261,6 +287,13 @@ impl Session {
     /// Tells what became of the pair beside this session.
     pub(crate) async fn outcome(&self, outcome: Outcome) {
         let _ = self.commands.send(Command::Outcome(outcome)).await;
+    }
+
+    pub(crate) fn renewal(&self) -> Renewal {
+        Renewal {
+            commands: self.commands.downgrade(),
+            state: self.state.clone(),
+        }
     }
 
     pub(crate) fn direct_loss(&self) -> DirectLoss {

@@ -1,6 +1,8 @@
 //! What the two tell each other: JSON in sealed blobs through the pairing server, and in sealed
 //! datagrams once there is a path.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use crate::client::punch::Description;
@@ -21,18 +23,34 @@ pub(crate) struct Note {
     /// For the byte stream of a tcp session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tcp: Option<Offer>,
+    /// A datagram of the handshake, in base64url, while there is no path for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) datagram: Option<String>,
 }
 
 impl From<Description> for Note {
     fn from(description: Description) -> Self {
         Self {
             description,
-            tcp: None,
+            ..Self::default()
         }
     }
 }
 
 impl Note {
+    /// A datagram that has no path of its own yet.
+    pub(crate) fn of_datagram(bytes: &[u8]) -> Self {
+        Self {
+            datagram: Some(URL_SAFE_NO_PAD.encode(bytes)),
+            ..Self::default()
+        }
+    }
+
+    /// The datagram in it.
+    pub(crate) fn datagram(&self) -> Option<Vec<u8>> {
+        URL_SAFE_NO_PAD.decode(self.datagram.as_ref()?).ok()
+    }
+
     /// The JSON of this note, cut into several where it tells of many candidates.
     pub(crate) fn write(&self) -> Vec<Vec<u8>> {
         let mut first = self.clone();

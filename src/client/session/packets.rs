@@ -17,6 +17,8 @@ use crate::wire::{self, classify};
 enum Arrival {
     Direct(Via, SocketAddr),
     Relay(SocketAddr),
+    /// Through the pairing server.
+    Post,
 }
 
 impl Driver {
@@ -74,6 +76,11 @@ impl Driver {
         self.open(Arrival::Relay(canonical(from)), bytes);
     }
 
+    /// A datagram of the handshake arrived in a blob.
+    pub(super) fn handle_posted(&mut self, bytes: &[u8]) {
+        self.open(Arrival::Post, bytes);
+    }
+
     fn open(&mut self, arrival: Arrival, bytes: &[u8]) {
         let now = now();
         let mut plain = std::mem::take(&mut self.plain);
@@ -88,11 +95,14 @@ impl Driver {
         };
         self.plain = plain;
         match arrival {
+            Arrival::Post => {}
             Arrival::Direct(via, from) => {
+                self.proof.proven();
                 self.paths.heard(now, via, from);
                 self.note_received(now, via, from);
             }
             Arrival::Relay(from) => {
+                self.proof.proven();
                 // The peer has another relayed address than it told, or has not told any.
                 self.reach(from);
                 self.note_received(now, Via::Relay, from);

@@ -52,6 +52,9 @@ impl Driver {
         if let Some(agent) = &mut self.agent {
             agent.add_remote(&note.description, now);
         }
+        if let Some(bytes) = note.datagram() {
+            self.handle_posted(&bytes);
+        }
         if let (Some(peers), Some(offer)) = (&self.peers, &note.tcp) {
             for address in &offer.addresses {
                 let _ = peers.try_send(*address);
@@ -80,19 +83,43 @@ impl Driver {
     /// Tells the peer, by every way there is.
     pub(super) fn tell(&mut self, note: Note) {
         let now = now();
-        if let Some(post) = &self.post {
-            for blob in self.envelope.seal(&note) {
-                let session = self.session;
-                let _ = post
-                    .outgoing
-                    .try_send(ClientMessage::Signal { session, blob });
-            }
-        }
+        self.put_in_post(&note);
         if self.secure.is_ready() {
             for json in note.write() {
                 let again = NOTE_AGAIN.iter().map(|wait| (now + *wait, json.clone()));
                 self.notes.extend(again);
             }
+        }
+    }
+
+    /// Tells the peer through the pairing server.
+    fn put_in_post(&mut self, note: &Note) {
+        let Some(post) = &self.post else {
+            return;
+        };
+        for blob in self.envelope.seal(note) {
+            let session = self.session;
+            let _ = post
+                .outgoing
+                .try_send(ClientMessage::Signal { session, blob });
+        }
+    }
+
+    /// Sends what the handshake and the session itself have to say, by every way that there is,
+    /// and through the pairing server as long as none is proven.
+    pub(super) fn send_own(&mut self, now: Instant) {
+        while let Some(bytes) = self.secure.poll_transmit() {
+            let ways: Vec<_> = self.paths.all_ways().collect();
+            if self.proof.posts(&bytes, ways.is_empty()) {
+                self.put_in_post(&Note::of_datagram(&bytes));
+            }
+            for way in ways {
+                self.send_by(way, &bytes);
+            }
+        }
+        if self.secure.is_ready() && self.paths.is_any() && self.proof.asks(now) {
+            self.secure.probe(now);
+            self.send_own(now);
         }
     }
 

@@ -103,6 +103,8 @@ struct Kept {
 #[derive(Debug)]
 pub struct Client {
     credentials: Arc<Credentials>,
+    /// To use from the next request on.
+    renewed: Option<Arc<Credentials>>,
     /// Over a stream nothing is retransmitted (RFC 8489 section 6.2.2).
     reliable: bool,
     challenge: Option<Challenge>,
@@ -119,6 +121,7 @@ impl Client {
     pub fn new(credentials: Arc<Credentials>, reliable: bool) -> Self {
         Self {
             credentials,
+            renewed: None,
             reliable,
             challenge: None,
             transaction: None,
@@ -169,15 +172,33 @@ impl Client {
         self.ask(Ask::Release, now, ids);
     }
 
+    /// Uses other credentials of the same user from the next request on. An allocation is
+    /// refreshed at once, so that the server knows them before the old ones end.
+    pub fn renew(&mut self, credentials: Arc<Credentials>, now: Instant, ids: &mut Ids) {
+        self.renewed = Some(credentials);
+        if self.allocation.is_some() {
+            self.waiting.push_back(Ask::Refresh);
+        }
+        self.start_next(now, ids);
+    }
+
     fn ask(&mut self, ask: Ask, now: Instant, ids: &mut Ids) {
         self.waiting.push_back(ask);
         self.start_next(now, ids);
     }
 
     fn start_next(&mut self, now: Instant, ids: &mut Ids) {
-        if self.transaction.is_none()
-            && let Some(ask) = self.waiting.pop_front()
-        {
+        if self.transaction.is_some() {
+            return;
+        }
+        // Not while a request is under way: it would be sent again as another one.
+        if let Some(renewed) = self.renewed.take() {
+            if let Some(challenge) = &mut self.challenge {
+                challenge.key = renewed.key(&challenge.realm);
+            }
+            self.credentials = renewed;
+        }
+        if let Some(ask) = self.waiting.pop_front() {
             self.transaction = Some(Transaction::new(ask, now, ids, self.reliable));
         }
     }

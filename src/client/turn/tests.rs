@@ -133,6 +133,30 @@ fn an_allocation_is_made_kept_and_released() {
 }
 
 #[test]
+fn renewed_credentials_count_from_the_next_request_on() {
+    let mut pair = Pair::allocated();
+    let peer = "198.51.100.1:9".parse().expect("an address");
+    pair.client.permit(peer, pair.now, &mut pair.ids);
+    let renewed = Credentials::new("bob", "other");
+    pair.client.renew(renewed, pair.now, &mut pair.ids);
+    // The one under way is what it was; its answer is proven by the old key.
+    pair.success(&key());
+    assert_eq!(pair.client.poll_event(), Some(Event::Permitted(peer)));
+    let (method, _, bytes) = pair.request();
+    assert_eq!(method, Method::REFRESH);
+    let message = Message::parse(&bytes).expect("a message");
+    let attributes = message
+        .verify(&Key::long_term(
+            PasswordAlgorithm::Md5,
+            b"bob",
+            b"example.org",
+            b"other",
+        ))
+        .expect("the new key");
+    assert_eq!(attributes.username(), Some(&b"bob"[..]));
+}
+
+#[test]
 fn retransmissions_are_the_same_bytes_at_the_times_of_the_rfc() {
     let mut pair = Pair::new(false);
     let begin = pair.now;
