@@ -357,6 +357,68 @@ fn connections_and_entries_are_capped() {
     unharmed(&handle, server);
 }
 
+/// With what code the server closes a WebSocket, after at most one message.
+fn close_code(socket: &mut Socket) -> u16 {
+    loop {
+        match socket.0.read().expect("a message or a close") {
+            Message::Close(Some(frame)) => return frame.code.into(),
+            Message::Text(_) | Message::Ping(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_websocket_is_closed_with_a_code_that_says_why() {
+    let (handle, server) = serve(|_| {});
+    let open = || Socket::open(server);
+    // One that asks for nothing, or for nothing any more.
+    let idle = thread::spawn(move || {
+        let mut sockets = [Socket::open(server), Socket::open(server)];
+        let began = Instant::now();
+        sockets[1].join(receiver("k"));
+        for socket in &mut sockets {
+            let limit = Some(Duration::from_secs(50));
+            socket
+                .0
+                .get_ref()
+                .set_read_timeout(limit)
+                .expect("a timeout");
+        }
+        let codes = sockets.each_mut().map(close_code);
+        (codes, began.elapsed())
+    });
+    let mut socket = open();
+    socket.0.send(Message::text("{}")).expect("sent");
+    assert_eq!(close_code(&mut socket), 1008);
+    let mut socket = open();
+    socket
+        .0
+        .send(Message::text("x".repeat(8193)))
+        .expect("sent");
+    assert_eq!(close_code(&mut socket), 1009);
+    // Its own close is answered, by the same code.
+    let mut socket = open();
+    let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame {
+        code: 4001.into(),
+        reason: "done".into(),
+    };
+    socket.0.close(Some(frame)).expect("sent");
+    assert_eq!(close_code(&mut socket), 4001);
+    socket.wait_for_end();
+    let (codes, after) = idle.join().expect("no panic");
+    assert_eq!(codes, [1000, 1000]);
+    // Busy hands may make it later; before the time it is never closed.
+    assert!(after >= Duration::from_secs(30), "{after:?}");
+    let mut waiting = open();
+    waiting.join(initiator("k"));
+    waiting.expect("waiting");
+    handle.drain();
+    waiting.expect_error("going_away");
+    assert_eq!(close_code(&mut waiting), 1001);
+    until(|| handle.snapshot().connections == 0);
+}
+
 /// Whoever comes in the very moment in which a wait ends: both are paired, or neither.
 #[test]
 fn a_receiver_in_the_moment_of_the_timeout() {

@@ -30,10 +30,10 @@ use super::join::{Guest, Refusal, Visit};
 use super::ws;
 
 /// How long a request's header may take.
-const HEADER: Duration = Duration::from_secs(10);
+pub(super) const HEADER: Duration = Duration::from_secs(10);
 
 /// How long a request's body may take.
-const BODY: Duration = Duration::from_secs(10);
+pub(super) const BODY: Duration = Duration::from_secs(10);
 
 /// How long a connection may take until it is answered, waits or is a WebSocket.
 const WHOLE: Duration = Duration::from_secs(30);
@@ -42,7 +42,7 @@ const WHOLE: Duration = Duration::from_secs(30);
 const WRITE: Duration = Duration::from_secs(10);
 
 /// The longest body in bytes: a join with the longest key and all endpoints takes less.
-const MAX_BODY: usize = 8192;
+pub(super) const MAX_BODY: usize = 8192;
 
 /// hyper's smallest read buffer, which also bounds the header.
 const BUFFER: usize = 8192;
@@ -360,7 +360,7 @@ fn refuse(status: StatusCode, refusal: Refusal) -> Answer {
     json(status, &refusal.into_message())
 }
 
-const fn status_of(code: ErrorCode) -> StatusCode {
+pub(super) const fn status_of(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::NobodyWaits | ErrorCode::NoSession => StatusCode::NOT_FOUND,
         ErrorCode::TimedOut => StatusCode::REQUEST_TIMEOUT,

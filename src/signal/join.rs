@@ -21,10 +21,10 @@ use super::mailbox::{Inbox, Slot, mailbox};
 use super::room::{Event, Pairing, Seat, Wait};
 
 /// Own addresses that one side may tell in clear.
-const MAX_ENDPOINTS: usize = 8;
+pub(super) const MAX_ENDPOINTS: usize = 8;
 
 /// How long an initiator waits that names no time, in seconds.
-const DEFAULT_WAIT_S: u64 = 30;
+pub(super) const DEFAULT_WAIT_S: u64 = 30;
 
 /// A connection, for as long as anything of it lives.
 pub(super) struct Visit {

@@ -7,6 +7,8 @@
 mod clock;
 pub mod compat;
 mod counters;
+#[cfg(test)]
+mod documented;
 mod doors;
 mod fallback;
 mod frames;

@@ -21,19 +21,19 @@ use super::http;
 use super::join::{Guest, Refusal, Visit};
 
 /// After so many seconds without a word the server pings.
-const PING: u64 = 15;
+pub(super) const PING: u64 = 15;
 
 /// After so many seconds without a word, pings unanswered, the connection is dead.
-const SILENCE: u64 = 40;
+pub(super) const SILENCE: u64 = 40;
 
 /// For how many seconds a connection may neither wait nor take part in a session.
-const IDLE: u64 = 30;
+pub(super) const IDLE: u64 = 30;
 
 /// How long a client may take to take a message.
 const WRITE: Duration = Duration::from_secs(10);
 
 /// Messages a second that a client may send for long, and in one go.
-const MESSAGES: (u64, u64) = (50, 400);
+pub(super) const MESSAGES: (u64, u64) = (50, 400);
 
 /// What is read in one go, in bytes; it lies on the stack.
 const READ: usize = 2048;

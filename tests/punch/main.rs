@@ -1,5 +1,6 @@
 //! The punching agent against NATs of every kind, in virtual time.
 
+mod bounds;
 mod chaos;
 mod dice;
 mod hostile;
