@@ -5,6 +5,7 @@ mod connect_support;
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -353,20 +354,21 @@ fn it_moves_with_the_path() {
     }
 }
 
-/// Itself and `turnctl`, in both roles: bytes each way, and each direction ends alone.
-#[test]
-fn it_exchanges_streams_with_itself_and_turnctl() {
-    type Start = fn(&Server, &str, &[&str]) -> Program;
-    let (foreign, turnctl): (Start, Start) = (Program::foreign, Program::turnctl);
+/// Bytes each way, of which each ends alone.
+fn streams(protocol: &str, for_foreign: &[&str], for_turnctl: &[&str], path: &str) {
     let server = start();
     let (forth, back) = (content(300_000), content(200_000));
-    for [first, second] in [[foreign, foreign], [foreign, turnctl], [turnctl, foreign]] {
+    let side = |is_foreign: bool, key: &str, first: &[&str]| match is_foreign {
+        true => Program::foreign(&server, key, &[first, for_foreign].concat()),
+        false => Program::turnctl(&server, key, &[first, for_turnctl].concat()),
+    };
+    for (first, second) in [(true, true), (true, false), (false, true)] {
         let key = fresh_key();
-        let mut one = first(&server, &key, &["tcp"]);
+        let mut one = side(first, &key, &[protocol]);
         one.event("waiting");
-        let mut two = second(&server, &key, &[]);
-        one.becomes("direct");
-        two.becomes("direct");
+        let mut two = side(second, &key, &[]);
+        one.becomes(path);
+        two.becomes(path);
         one.write(&forth);
         one.end_input();
         assert!(two.rest() == forth, "forth");
@@ -374,6 +376,52 @@ fn it_exchanges_streams_with_itself_and_turnctl() {
         two.end_input();
         assert!(one.rest() == back, "back");
         assert_eq!((one.exit_code(), two.exit_code()), (Some(0), Some(0)));
+    }
+}
+
+#[test]
+fn it_exchanges_tcp_streams_with_itself_and_turnctl() {
+    streams("tcp", &[], &[], "direct");
+}
+
+#[test]
+fn it_exchanges_quic_streams_with_itself_and_turnctl() {
+    streams("udp", &["--stream"], &[], "direct");
+}
+
+#[test]
+fn it_exchanges_streams_over_the_relay() {
+    let relay = ["--relay-only"];
+    streams("udp", &["--stream", "--relay-only"], &relay, "relayed");
+    streams("tcp", &relay, &relay, "relayed");
+}
+
+/// Two devices, one after the other, at a port that `turnctl` serves.
+#[test]
+fn it_reaches_a_served_port() {
+    let server = start();
+    let (at, key) = (server.signaling().to_string(), fresh_key());
+    let echo = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = echo.local_addr().expect("bound").to_string();
+    thread::spawn(move || {
+        for mut stream in echo.incoming().map_while(Result::ok) {
+            let mut back = stream.try_clone().expect("cloned");
+            thread::spawn(move || {
+                std::io::copy(&mut stream, &mut back)?;
+                back.shutdown(Shutdown::Write)
+            });
+        }
+    });
+    let arguments = ["host", &at, &key, "tcp", "--to", &port, "--json"];
+    let mut host = Program::start(env!("CARGO_BIN_EXE_turnctl"), &arguments);
+    host.event("registered");
+    for _ in 0..2 {
+        let mut other = Program::foreign(&server, &key, &["--stream"]);
+        let sent = content(100_000);
+        other.write(&sent);
+        other.end_input();
+        assert!(other.rest() == sent);
+        assert_eq!(other.exit_code(), Some(0));
     }
 }
 

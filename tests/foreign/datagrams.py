@@ -10,10 +10,11 @@ import noise
 import punch
 import stun
 import turn
+import uses
 from keys import Refused
 
 FIRST, SECOND, SEALED = 10, 11, 12
-DATA, STREAMS, SAID, PING, PONG, CLOSE, CLOSED = range(7)
+SAID, PING, PONG, CLOSE, CLOSED = range(2, 7)
 PROLOGUE = b"turnserver datagrams v1 initiator receiver "
 REPEAT_S, PING_S, PATIENCE_S = 0.1, 0.25, 30
 
@@ -88,25 +89,25 @@ class Datagrams:
         if self.role == "initiator":
             self.first = bytes([FIRST]) + self.handshake.write_first()
 
-    def run(self, arrived, lines):
-        """Sends every line of `lines`, hands over what comes, until one side closes."""
-        began = time.monotonic()
+    def run(self, use):
+        """Carries what it is used for, until that is over or the peer closes."""
+        self.use, began = use, time.monotonic()
         while not self.closed:
             wanted = [self.sock] if self.meeting.over else [self.meeting.socket, self.sock]
-            if self.ready and not self.closing and (self._direct() or not self.direct_only):
-                wanted.append(lines)
+            may = self.ready and not self.closing and (self._direct() or not self.direct_only)
+            if may and use.wants():
+                wanted.append(use.source)
             ready, _, _ = select.select(wanted, [], [], 0.02)
             if self.sock in ready:
                 data, source = self.sock.recvfrom(65536)
-                self._datagram(data, source[:2], arrived)
+                self._datagram(data, source[:2])
             for said in self.meeting.said():
                 self._heard(said)
-            if lines in ready:
-                line = lines.readline()
-                if line:
-                    self._send(DATA, line.rstrip(b"\n"))
-                else:
-                    self.closing = time.monotonic()
+            if use.source in ready:
+                use.read()
+            use.tick()
+            if use.is_over and not self.closing:
+                self.closing = time.monotonic()
             self._tick()
             if not self.ready and time.monotonic() - began > PATIENCE_S:
                 raise Failed("no path")
@@ -149,7 +150,7 @@ class Datagrams:
         if not self.meeting.over:
             self.meeting.tell(said)
         if self.ready:
-            self._send(SAID, json.dumps(said).encode())
+            self.send(SAID, json.dumps(said).encode())
 
     def _tick(self):
         now = time.monotonic()
@@ -175,11 +176,11 @@ class Datagrams:
             self._put(self.first or self.second)
         if self.closing and now >= self.close_at:
             self.close_at = now + REPEAT_S
-            self._send(CLOSE)
+            self.send(CLOSE)
         elif self.seal and (self.first or self.ready) and now >= self.ping_at:
             # The first one shows the receiver that its answer came.
             self.ping_at = now + PING_S
-            self._send(PING, int(now * 1000).to_bytes(8, "big"))
+            self.send(PING, int(now * 1000).to_bytes(8, "big"))
 
     def _path(self):
         direct = self._direct()
@@ -198,12 +199,12 @@ class Datagrams:
         else:
             self.relay.send(path[1], data)
 
-    def _send(self, kind, data=b"", path=None):
+    def send(self, kind, data=b"", path=None):
         sealed = self.seal.seal(self.number, bytes([kind]) + data)
         self._put(bytes([SEALED]) + self.number.to_bytes(8, "big") + sealed, path)
         self.number += 1
 
-    def _datagram(self, data, source, arrived):
+    def _datagram(self, data, source):
         path = ("direct", source)
         if data and data[0] < 4:
             try:
@@ -220,12 +221,15 @@ class Datagrams:
             path, data = ("relayed", carried[0]), carried[1]
         if data and self.handshake:
             try:
-                self._protected(data, path, arrived)
+                said = self._opened(data, path)
             except Refused:
                 # A stranger's: it proves nothing and ends nothing.
-                pass
+                return
+            if said:
+                self._said(said[0], said[1:], path)
 
-    def _protected(self, data, path, arrived):
+    def _opened(self, data, path):
+        """Shakes hands, or returns what was sealed."""
         kind, body = data[0], data[1:]
         if kind == FIRST and self.role == "receiver" and len(body) == noise.MESSAGE:
             if not self.second:
@@ -240,20 +244,23 @@ class Datagrams:
             number = int.from_bytes(body[:8], "big")
             said = self.open.open(number, body[8:])
             if self.window.take(number):
-                self.ready = True
+                if not self.ready:
+                    self.ready = True
+                    self.use.begin(self)
                 if self.checks and path[0] == "direct":
                     self.checks.note(path[1])
-                self._said(said[0], said[1:], path, arrived)
+                return said
+        return None
 
-    def _said(self, kind, data, path, arrived):
-        if kind == DATA:
-            arrived(data)
+    def _said(self, kind, data, path):
+        if kind in (uses.DATA, uses.STREAMS):
+            self.use.arrived(kind, data)
         elif kind == SAID:
             self._heard(json.loads(data))
         elif kind == PING:
-            self._send(PONG, data, path)
+            self.send(PONG, data, path)
         elif kind == CLOSE:
-            self._send(CLOSED, b"", path)
+            self.send(CLOSED, b"", path)
             self.closed = True
         elif kind == CLOSED and self.closing:
             self.closed = True

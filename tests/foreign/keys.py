@@ -15,14 +15,22 @@ class Refused(Exception):
     """Something that only the holder of the key can make was made by somebody else."""
 
 
-def hkdf_sha256(secret, salt, info, length):
-    """RFC 5869."""
-    key = hmac.new(salt or bytes(32), secret, hashlib.sha256).digest()
+def hmac_sha256(key, data):
+    return hmac.new(key, data, hashlib.sha256).digest()
+
+
+def hkdf_expand(key, info, length):
+    """The second half of RFC 5869; the first one is an HMAC keyed by the salt."""
     out, block = b"", b""
     while len(out) < length:
-        block = hmac.new(key, block + info + bytes([len(out) // 32 + 1]), hashlib.sha256).digest()
+        block = hmac_sha256(key, block + info + bytes([len(out) // 32 + 1]))
         out += block
     return out[:length]
+
+
+def hkdf_sha256(secret, salt, info, length):
+    """RFC 5869."""
+    return hkdf_expand(hmac_sha256(salt or bytes(32), secret), info, length)
 
 
 def to_text(data):

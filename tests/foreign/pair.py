@@ -3,13 +3,15 @@
 
     pair.py vectors docs/signalling.md
     pair.py ask HOST:PORT KEY [udp|tcp] [--endpoint ADDRESS]… [--plain]
-    pair.py connect HOST:PORT KEY [udp|tcp] [--relay-only|--direct-only] [--guess KEY]
+    pair.py connect HOST:PORT KEY [udp|tcp] [--stream]
+            [--relay-only|--direct-only] [--guess KEY]
 
 With a protocol it is the initiator, else the receiver. `ask` uses HTTP and prints the answer.
 `connect` uses a WebSocket: each line of standard input is a datagram of a `udp` session, and
-each datagram a line of standard output; a `tcp` session is a stream. Events go to standard
-error, one JSON object a line. With `--guess` it meets under one key and uses another one. The
-exit code is 6 when the other side does not have the key, 1 when anything else failed.
+each datagram a line of standard output; with `--stream`, and in a `tcp` session, both are the
+bytes of one stream. Events go to standard error, one JSON object a line. With `--guess` it meets
+under one key and uses another one. The exit code is 6 when the other side does not have the key,
+1 when anything else failed.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import time
 import datagrams
 import keys
 import streams
+import uses
 import websocket
 from datagrams import event
 
@@ -93,30 +96,27 @@ class Meeting:
         self.socket.close()
 
 
-def arrived(data):
-    sys.stdout.buffer.write(data + b"\n")
-    sys.stdout.flush()
-
-
 def connect(options):
     meeting = Meeting(options.server, options.key, options.guess, options.protocol)
     session = datagrams.Datagrams(meeting, options.relay_only, options.direct_only)
 
     def waiting(message):
-        if options.protocol == "udp":
+        if options.protocol == "udp" or options.relay_only:
             session.gather(message["ice_servers"])
 
     meeting.pair(waiting)
     if options.guess:
         # Before what the peer says shows that the guess is wrong.
         meeting.tell({})
-    if meeting.paired["protocol"] == "tcp":
+    is_tcp = meeting.paired["protocol"] == "tcp"
+    if is_tcp and not options.relay_only:
         streams.run(meeting, meeting.secrets, sys.stdin.buffer, sys.stdout.buffer)
         outcome = "direct"
     else:
         session.gather(meeting.paired["ice_servers"])
         session.begin(meeting.secrets)
-        session.run(arrived, sys.stdin.buffer.raw)
+        kind = uses.Bytes if options.stream or is_tcp else uses.Lines
+        session.run(kind(sys.stdin.buffer, sys.stdout.buffer))
         outcome = session.now_on[0]
     meeting.leave(outcome)
     event("end", outcome=outcome)
@@ -160,6 +160,7 @@ def main():
             only = command.add_mutually_exclusive_group()
             only.add_argument("--relay-only", action="store_true")
             only.add_argument("--direct-only", action="store_true")
+            command.add_argument("--stream", action="store_true")
             command.add_argument("--guess")
     options = parser.parse_args()
     try:

@@ -39,7 +39,8 @@ class Builder:
         mask = struct.pack("!I", COOKIE) + self.transaction
         xored = bytes(a ^ b for a, b in zip(ip.packed, mask))
         family = 1 if ip.version == 4 else 2
-        return self.add(attribute, struct.pack("!BBH", 0, family, address[1] ^ COOKIE >> 16) + xored)
+        head = struct.pack("!BBH", 0, family, address[1] ^ COOKIE >> 16)
+        return self.add(attribute, head + xored)
 
     def _header(self, more):
         return struct.pack("!HHI", self.type, len(self.body) + more, COOKIE) + self.transaction
