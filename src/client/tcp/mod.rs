@@ -272,7 +272,10 @@ impl Attempt {
             Ended::Dialled(dial, began, Err(error)) => {
                 self.failed.refused += u32::from(error.kind() != io::ErrorKind::TimedOut);
                 if error.kind() == io::ErrorKind::ConnectionRefused {
-                    self.schedule.refused(dial.address, began, Instant::now());
+                    // Without random numbers those of the other side will do.
+                    let random = getrandom::u32().unwrap_or_default();
+                    self.schedule
+                        .refused(dial.address, began, Instant::now(), random);
                 } else {
                     self.schedule.ended(dial.address, began, Instant::now());
                 }

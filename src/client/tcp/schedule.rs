@@ -9,12 +9,13 @@ use tokio::time::Instant;
 pub(super) const MAX_TARGETS: usize = 16;
 
 /// How often a refused dial to one address is repeated before it counts as any other.
-pub(super) const REFUSALS: u32 = 200;
-/// How many of those come without a pause.
-const IN_A_ROW: u32 = 10;
-/// How long the first dial may take. Each next one may take so much longer again: a dial
-/// that is broken off too early spoils the answer that is on its way.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const REFUSALS: u32 = 1000;
+/// The pause in front of some of those.
+const PAUSE: Duration = Duration::from_millis(1);
+/// How long the first dial may take: the kernel repeats a lost SYN only after 1 s. Each next one
+/// may take so much longer again, for a dial that is broken off too early spoils the answer that
+/// is on its way.
+const PATIENCE: Duration = Duration::from_millis(300);
 const MOST_PATIENCE: Duration = Duration::from_secs(4);
 
 /// One connection to try.
@@ -37,9 +38,12 @@ struct Target {
 
 /// Repeats dials to each address of the peer, spaced, one at a time.
 ///
-/// Some routers refuse a SYN that comes before their host's own. Then the peer's is on its way as a
-/// rule, and refused here for the same reason, until two meet: so a refused dial is repeated at
-/// once, many times. A SYN with a low TTL would not be refused, but spoil the answer: the own NAT
+/// Some routers refuse a SYN that comes before their host's own, and the one that is refused closes
+/// its own NAT again. Two SYNs get through when they leave within the time that one is under way,
+/// and a NAT is open for twice that time in each round: so a refused dial is repeated almost at
+/// once, many times, and on any real distance the second or third meets the peer's. Where there is
+/// hardly any distance, two that go on in the same time would miss each other for ever; hence a
+/// short pause at random. A SYN with a low TTL would not be refused, but spoil the answer: the own NAT
 /// remembers its sequence number, to which that of another socket, the listener above all, does
 /// not belong, and drops what does not.
 pub(super) struct Schedule {
@@ -100,18 +104,23 @@ impl Schedule {
         }
     }
 
-    /// A dial that began at `began` was refused.
-    pub(super) fn refused(&mut self, address: SocketAddr, began: Instant, now: Instant) {
+    /// A dial that began at `began` was refused. A `random` number decides about the pause.
+    pub(super) fn refused(
+        &mut self,
+        address: SocketAddr,
+        began: Instant,
+        now: Instant,
+        random: u32,
+    ) {
+        let pause = match random % 4 {
+            0 => PAUSE,
+            _ => Duration::ZERO,
+        };
         match self.find(address) {
             Some(target) if target.refused < REFUSALS => {
                 target.refused += 1;
                 target.dials -= 1;
-                // Of different lengths, so that the two sides do not miss each other for ever.
-                let pause = match target.refused % IN_A_ROW {
-                    0 => target.refused / IN_A_ROW % 7 + 1,
-                    _ => 0,
-                };
-                target.next = Some(now + Duration::from_millis(pause.into()));
+                target.next = Some(now + pause);
             }
             _ => self.ended(address, began, now),
         }
@@ -174,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_dial_is_repeated_at_once_but_not_for_ever() {
+    fn a_refused_dial_is_soon_repeated_but_not_for_ever() {
         let start = Instant::now();
         let round_trip = Duration::from_micros(50);
         let mut schedule = Schedule::new(3, SPACING);
@@ -184,14 +193,14 @@ mod tests {
         while let Some(now) = schedule.next() {
             times.push(now);
             assert_eq!(schedule.due(now).map(|dial| dial.address), Some(peer));
-            schedule.refused(peer, now, now + round_trip);
+            schedule.refused(peer, now, now + round_trip, times.len() as u32);
         }
         assert_eq!(times.len(), 3 + REFUSALS as usize);
         let steps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
         let (soon, later) = steps.split_at(REFUSALS as usize);
-        let at_once = soon.iter().filter(|&&step| step == round_trip).count();
-        assert_eq!(at_once as u32, REFUSALS - REFUSALS / IN_A_ROW);
-        assert!(soon.iter().all(|&step| step < Duration::from_millis(8)));
+        let paused = soon.iter().filter(|&&step| step == round_trip + PAUSE);
+        assert_eq!(paused.count() as u32, REFUSALS / 4);
+        assert!(soon.iter().all(|&step| step <= round_trip + PAUSE));
         assert_eq!(later, [SPACING; 2]);
     }
 

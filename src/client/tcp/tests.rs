@@ -238,9 +238,9 @@ async fn tries_and_time_are_honoured() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         listener.local_addr().expect("bound")
     };
-    // A closed port refuses, which is tried again besides.
-    let refused = 5 + REFUSALS;
-    for (tries, peers, dials) in [(5, vec![closed], refused), (500, vec![], 0)] {
+    // A closed port refuses, which is tried again besides, as often as the time allows.
+    for (tries, peers) in [(5, vec![closed]), (500, vec![])] {
+        let known = peers.len() as u32;
         let one = side(Role::Initiator, "127.0.0.1");
         let config = Config {
             tries,
@@ -254,10 +254,11 @@ async fn tries_and_time_are_honoured() {
             .await
             .expect_err("nobody there");
         assert!(began.elapsed().abs_diff(started) < Duration::from_secs(1));
-        assert_eq!(
-            (error.dials, error.refused, error.strangers),
-            (dials, dials, 0)
-        );
+        assert_eq!(error.strangers, 0);
+        assert!(error.dials >= 20 * known, "{error:?}");
+        assert!(error.dials <= (5 + REFUSALS) * known, "{error:?}");
+        // One may be under way.
+        assert!(error.dials - error.refused <= 1, "{error:?}");
     }
 }
 
