@@ -243,6 +243,27 @@ fn it_pairs_over_http() {
     assert_eq!(first["session"], second["session"]);
     assert_eq!(first["observed"], second["peer_observed"]);
     assert_eq!(second["peer_endpoints"][0], "192.0.2.1:4000");
+    // What each got for the relay can be renewed, by whoever has it.
+    let credentials = |answer: &Value| -> [String; 2] {
+        let servers = answer["ice_servers"].as_array().expect("a list");
+        let turn = servers.iter().find(|server| server["username"].is_string());
+        ["username", "credential"].map(|name| {
+            let text = turn.and_then(|turn| turn[name].as_str());
+            text.expect("a text").to_owned()
+        })
+    };
+    let renew = |[name, password]: &[String; 2]| -> Value {
+        let said = foreign(&["renew", &at, name, password]);
+        serde_json::from_str(&said).expect("JSON")
+    };
+    let had = credentials(first);
+    let renewed = renew(&had);
+    assert_eq!(renewed["type"], "renewed", "{renewed}");
+    assert_eq!(renewed["session"], first["session"]);
+    assert_ne!(credentials(&renewed), had);
+    let [name, _] = had;
+    let refused = renew(&[name, "wrong".to_owned()]);
+    assert_eq!(refused["code"], "no_session", "{refused}");
 }
 
 #[test]
@@ -265,7 +286,8 @@ fn two_of_them_exchange_datagrams() {
     }
 }
 
-/// In both roles, by the relay and without it; either side ends it.
+/// In both roles, by the relay and without it, also when hands are shaken by blobs alone; either
+/// side ends it.
 #[test]
 fn it_exchanges_datagrams_with_the_library() {
     let server = start();
@@ -276,6 +298,8 @@ fn it_exchanges_datagrams_with_the_library() {
         (Role::Receiver, &["--relay-only"], PathKind::Relayed),
         (Role::Initiator, &["--direct-only"], PathKind::Direct),
         (Role::Receiver, &["--direct-only"], PathKind::Direct),
+        (Role::Initiator, &["--shake-by-blobs"], PathKind::Direct),
+        (Role::Receiver, &["--shake-by-blobs"], PathKind::Direct),
     ] {
         let key = fresh_key();
         let device = device(&server, &key);

@@ -11,11 +11,13 @@ import punch
 import stun
 import turn
 import uses
-from keys import Refused
+from keys import Refused, from_text, to_text
 
 FIRST, SECOND, SEALED = 10, 11, 12
 SAID, PING, PONG, CLOSE, CLOSED = range(2, 7)
 PROLOGUE = b"turnserver datagrams v1 initiator receiver "
+# Where a datagram came from, or goes, that has no path.
+BY_BLOB = ("blob", None)
 REPEAT_S, PING_S, PATIENCE_S = 0.1, 0.25, 30
 
 
@@ -58,15 +60,18 @@ class Window:
 class Datagrams:
     """One session, from before it is paired to its end."""
 
-    def __init__(self, meeting, relay_only, direct_only):
+    def __init__(self, meeting, options):
         self.meeting = meeting
         self.role = meeting.role
-        self.relay_only, self.direct_only = relay_only, direct_only
+        self.relay_only, self.direct_only = options.relay_only, options.direct_only
+        self.shakes_by_blobs = options.shake_by_blobs
         family = meeting.socket.sock.family
         self.sock = socket.socket(family, socket.SOCK_DGRAM)
         self.sock.bind((meeting.socket.local_address()[0], 0))
         self.relay = self.checks = self.handshake = self.first = self.second = None
         self.peer_relayed = self.seal = self.open = self.last = None
+        # Whether something of the peer has come by a path, and was sealed.
+        self.heard = self.is_open = False
         self.told = self.permitted = self.ready = self.closing = self.closed = False
         self.number, self.window, self.round = 0, Window(), 1
         self.now_on = None
@@ -88,6 +93,7 @@ class Datagrams:
         self.handshake = noise.Handshake(secrets.psk, PROLOGUE + secrets.session)
         if self.role == "initiator":
             self.first = bytes([FIRST]) + self.handshake.write_first()
+            self._put(self.first, BY_BLOB)
 
     def run(self, use):
         """Carries what it is used for, until that is over or the peer closes."""
@@ -121,6 +127,8 @@ class Datagrams:
 
     def _heard(self, said):
         """What the peer says, in a blob or on the path."""
+        if "datagram" in said:
+            self._protected(from_text(said["datagram"]), BY_BLOB)
         if self.checks and said.get("round", 0) > self.checks.round:
             self.checks.restart(said["round"])
             self.round = self.checks.round
@@ -171,14 +179,13 @@ class Datagrams:
             self.now_on = path
             event("path", path=path[0], remote=address_text(path[1]))
         waits = self.first and not self.seal or self.second and not self.ready
-        if waits and now >= self.repeat_at:
+        if waits and not self.shakes_by_blobs and now >= self.repeat_at:
             self.repeat_at = now + REPEAT_S
             self._put(self.first or self.second)
         if self.closing and now >= self.close_at:
             self.close_at = now + REPEAT_S
             self.send(CLOSE)
-        elif self.seal and (self.first or self.ready) and now >= self.ping_at:
-            # The first one shows the receiver that its answer came.
+        elif self.seal and (self.first or self.is_open) and now >= self.ping_at:
             self.ping_at = now + PING_S
             self.send(PING, int(now * 1000).to_bytes(8, "big"))
 
@@ -194,9 +201,11 @@ class Datagrams:
         path = path or self._path()
         if path is None:
             return
-        if path[0] == "direct":
+        if path == BY_BLOB and not self.meeting.over:
+            self.meeting.tell({"datagram": to_text(data)})
+        elif path[0] == "direct":
             self.sock.sendto(data, path[1])
-        else:
+        elif path[0] == "relayed":
             self.relay.send(path[1], data)
 
     def send(self, kind, data=b"", path=None):
@@ -220,13 +229,20 @@ class Datagrams:
                 return
             path, data = ("relayed", carried[0]), carried[1]
         if data and self.handshake:
-            try:
-                said = self._opened(data, path)
-            except Refused:
-                # A stranger's: it proves nothing and ends nothing.
-                return
-            if said:
-                self._said(said[0], said[1:], path)
+            self._protected(data, path)
+
+    def _protected(self, data, path):
+        try:
+            said = self._opened(data, path)
+        except Refused:
+            # A stranger's: it proves nothing and ends nothing.
+            return
+        if self.is_open and self.heard and not self.ready:
+            self.ready = True
+            self.use.begin(self)
+        if said:
+            # What came by a blob is answered by a path, where there is one.
+            self._said(said[0], said[1:], self._path() or path if path == BY_BLOB else path)
 
     def _opened(self, data, path):
         """Shakes hands, or returns what was sealed."""
@@ -236,17 +252,19 @@ class Datagrams:
                 self.handshake.read_first(body)
                 self.second = bytes([SECOND]) + self.handshake.write_second()
                 self.open, self.seal = self.handshake.split()
-            self._put(self.second, path)
+            if path == BY_BLOB or not self.shakes_by_blobs:
+                self._put(self.second, path)
         elif kind == SECOND and self.first and not self.seal and len(body) == noise.MESSAGE:
             self.handshake.read_second(body)
             self.seal, self.open = self.handshake.split()
+            # Shows the receiver that its answer came.
+            self.send(PING, b"", path)
         elif kind == SEALED and self.open and len(body) > 8:
             number = int.from_bytes(body[:8], "big")
             said = self.open.open(number, body[8:])
             if self.window.take(number):
-                if not self.ready:
-                    self.ready = True
-                    self.use.begin(self)
+                self.is_open = True
+                self.heard = self.heard or path != BY_BLOB
                 if self.checks and path[0] == "direct":
                     self.checks.note(path[1])
                 return said

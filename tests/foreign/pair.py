@@ -4,12 +4,14 @@
     pair.py vectors docs/signalling.md
     pair.py ask HOST:PORT KEY [udp|tcp] [--endpoint ADDRESS]… [--plain]
     pair.py connect HOST:PORT KEY [udp|tcp] [--stream]
-            [--relay-only|--direct-only] [--guess KEY]
+            [--relay-only|--direct-only] [--shake-by-blobs] [--guess KEY]
+    pair.py renew HOST:PORT USERNAME CREDENTIAL
 
 With a protocol it is the initiator, else the receiver. `ask` uses HTTP and prints the answer.
 `connect` uses a WebSocket: each line of standard input is a datagram of a `udp` session, and
 each datagram a line of standard output; with `--stream`, and in a `tcp` session, both are the
-bytes of one stream. Events go to standard error, one JSON object a line. With `--guess` it meets
+bytes of one stream. `--shake-by-blobs` passes what the two shake hands with through the server
+and not by the path. `renew` prints what the credentials are renewed by. Events go to standard error, one JSON object a line. With `--guess` it meets
 under one key and uses another one. The exit code is 6 when the other side does not have the key,
 1 when anything else failed.
 """
@@ -98,7 +100,7 @@ class Meeting:
 
 def connect(options):
     meeting = Meeting(options.server, options.key, options.guess, options.protocol)
-    session = datagrams.Datagrams(meeting, options.relay_only, options.direct_only)
+    session = datagrams.Datagrams(meeting, options)
 
     def waiting(message):
         if options.protocol == "udp" or options.relay_only:
@@ -136,6 +138,12 @@ def ask(options):
     print(json.dumps({"status": status, "answer": answer}))
 
 
+def renew(options):
+    socket = websocket.WebSocket(options.server, "/v1/ws")
+    socket.say("renew", username=options.username, credential=options.credential)
+    print(json.dumps(socket.hear(20)))
+
+
 def vectors(options):
     with open(options.document, encoding="utf-8") as document:
         print(f"{keys.check_vectors(document.read())} values are as the document says")
@@ -161,7 +169,13 @@ def main():
             only.add_argument("--relay-only", action="store_true")
             only.add_argument("--direct-only", action="store_true")
             command.add_argument("--stream", action="store_true")
+            command.add_argument("--shake-by-blobs", action="store_true")
             command.add_argument("--guess")
+    command = commands.add_parser("renew")
+    command.add_argument("server", type=datagrams.address_of)
+    command.add_argument("username")
+    command.add_argument("credential")
+    command.set_defaults(run=renew)
     options = parser.parse_args()
     try:
         options.run(options)
