@@ -292,7 +292,7 @@ mod commands {
     }
 
     #[test]
-    fn the_container_configuration_needs_only_credentials() {
+    fn the_container_configuration_is_valid_and_says_who_may_allocate() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/container.toml");
         let without = check(&file);
         assert_eq!(without.code, 0, "{}", without.text);
