@@ -1,5 +1,5 @@
-//! What one that waits costs: the room in virtual time, a connection on the heap, and ten thousand
-//! of them in the memory of the built server.
+//! What one that waits costs: the room in virtual time, a connection on the heap, and thousands of
+//! them in the memory of the built server.
 
 #![allow(
     unsafe_code,
@@ -22,6 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::json;
 use signal_support::{Socket, connect_from, initiator, pair, receiver, with};
 use support::{Config, Server};
+use tokio_tungstenite::tungstenite;
 use turnserver::pairing::{Protocol, RendezvousId};
 use turnserver::proto::Mono;
 use turnserver::signal;
@@ -174,4 +175,42 @@ fn ten_thousand_that_wait_take_little_memory() {
     drop(waiting);
     let wait = with(initiator("last"), json!({"wait_s": 1}));
     assert_eq!(pair(server.signaling(), &wait).status, 408);
+}
+
+#[test]
+fn a_thousand_that_wait_over_tls_take_little_memory() {
+    const SOCKETS: usize = 1000;
+    // What is made once, for the first ones.
+    const FIRST: usize = 100;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let lines = "joins_per_minute = 0\ncertificate = \"cert.pem\"\nkey = \"key.pem\"";
+    let server = Server::with(Config {
+        ops: true,
+        signaling: Some(lines.to_owned()),
+        ..Config::default()
+    });
+    let versions = &[&rustls::version::TLS13];
+    let mut waiting = Vec::new();
+    let mut more = |count| {
+        for _ in 0..count {
+            let stream = support::tls::connect(server.signaling(), &server.certificate, versions);
+            let url = format!("ws://{}/v1/ws", server.signaling());
+            let opened = tungstenite::client(url, stream.expect("TLS"));
+            let (mut socket, _) = opened.expect("a WebSocket");
+            let join = with(
+                initiator(&waiting.len().to_string()),
+                json!({"type": "join"}),
+            );
+            let join = tungstenite::Message::text(join.to_string());
+            socket.send(join).expect("it is taken");
+            let answer = socket.read().expect("an answer").to_string();
+            assert!(answer.contains("\"waiting\""), "{answer}");
+            waiting.push(socket);
+        }
+        server.resident_kib()
+    };
+    let before = more(FIRST);
+    let grown = more(SOCKETS) - before;
+    println!("{SOCKETS} waiting WebSockets over TLS take {grown} KiB");
+    assert!(grown < 14 * 1024, "{grown} KiB");
 }
