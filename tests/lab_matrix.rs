@@ -61,6 +61,38 @@ fn every_pair_connects() {
     assert!(output.text.lines().count() >= 150, "{}", output.text);
 }
 
+/// Over a distance, as there is one everywhere, SYNs meet on their way.
+#[test]
+fn tcp_is_direct_at_a_distance() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let [python, script] = lab("matrix");
+    let (binaries, _) = binary().rsplit_once('/').expect("a path");
+    let mut command = vec![python.as_str(), &script, "--check", "--bin", binaries];
+    command.extend(["--protocol", "tcp", "--delay", "10", "--runs", "4"]);
+    command.extend([
+        "--pairs",
+        "N3bxN3b,N3xN3b,N2xN3,N0xN3b,N3xN3",
+        "--jobs",
+        "5",
+    ]);
+    let output = run(&command, Duration::from_secs(120));
+    assert_eq!(output.code, 0, "{}", output.text);
+    assert_eq!(output.text.lines().count(), 5, "{}", output.text);
+}
+
+#[test]
+fn a_mapped_port_is_given_back() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let [python, script] = lab("mapping");
+    let (binaries, _) = binary().rsplit_once('/').expect("a path");
+    let output = run(
+        &[&python, &script, "--bin", binaries],
+        Duration::from_secs(120),
+    );
+    assert_eq!(output.code, 0, "{}", output.text);
+    assert_eq!(output.text.lines().count(), 2, "{}", output.text);
+}
+
 /// Whoever kills a run, at whatever moment, has nothing to clear away.
 #[test]
 fn nothing_is_left_of_a_lab_that_is_killed() {

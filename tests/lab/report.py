@@ -127,7 +127,7 @@ def moves(results):
     return text
 
 
-def tables(results, loss):
+def tables(results, loss, delay):
     """Markdown: what was measured, and what misses its bar."""
     found = cells(results)
     text = []
@@ -154,15 +154,18 @@ def tables(results, loss):
         for (protocol, pair), attempts in sorted(found.items())
         if (why := missed(pair, protocol, attempts, loss))
     ]
-    text += bars(found, misses, loss)
+    text += bars(found, misses, loss, delay)
     return "\n".join(text)
 
 
-def bars(found, misses, loss):
+def bars(found, misses, loss, delay):
     first = [a.first_byte for attempts in found.values() for a in attempts if a.first_byte]
     text = ["| bar | is | reached |", "|---|---|---|"]
     for name, what in BARS.items():
         if (name == "P12") != bool(loss):
+            continue
+        # At a distance only those are measured that say nothing of round trips.
+        if delay and name != "P05":
             continue
         if name == "P06":
             worst = percentile(first, 99)
@@ -190,14 +193,14 @@ def spread(counts):
     return str(low) if low == high else f"{low} to {high}"
 
 
-def write(path, results, loss, moved):
-    """Replaces what stands between the markers of this loss, or of the moves."""
+def write(path, results, loss, moved, delay):
+    """Replaces what stands between the markers of this loss, of the moves, or of this distance."""
     with open(path) as file:
         text = file.read()
-    name = "moves" if moved else f"loss {loss:g} %"
+    name = "moves" if moved else f"delay {delay:g} ms" if delay else f"loss {loss:g} %"
     begin, end = f"<!-- measured, {name}: begin -->", f"<!-- measured, {name}: end -->"
     before, rest = text.split(begin)
     after = rest.split(end)[1]
-    table = "\n".join(moves(results)) if moved else tables(results, loss)
+    table = "\n".join(moves(results)) if moved else tables(results, loss, delay)
     with open(path, "w") as file:
         file.write(f"{before}{begin}\n{table}\n{end}{after}")

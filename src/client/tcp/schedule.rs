@@ -41,7 +41,7 @@ struct Target {
 /// Some routers refuse a SYN that comes before their host's own, and the one that is refused closes
 /// its own NAT again. Two SYNs get through when they leave within the time that one is under way,
 /// and a NAT is open for twice that time in each round: so a refused dial is repeated almost at
-/// once, many times, and on any real distance the second or third meets the peer's. Where there is
+/// once, many times, and on any real distance one of the next few meets the peer's. Where there is
 /// hardly any distance, two that go on in the same time would miss each other for ever; hence a
 /// short pause at random. A SYN with a low TTL would not be refused, but spoil the answer: the own NAT
 /// remembers its sequence number, to which that of another socket, the listener above all, does
