@@ -72,7 +72,7 @@ fn every_limit() {
             vec![ws::MESSAGES.1, ws::MESSAGES.0],
         ),
         (
-            "joins of one source (an IPv4 address, an IPv6 /64)",
+            "joins and renewals of one source (an IPv4 address, an IPv6 /64)",
             vec![u64::from(limits.joins_per_minute)],
         ),
         ("initiators under one id", vec![large(room.waiting_per_id)]),
