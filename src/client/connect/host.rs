@@ -1,32 +1,36 @@
 //! One who stays, and is paired with one device after the other.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::sleep;
 
 use super::establish::establish;
-use super::office::{News, Office};
+use super::office::{News, Office, Pair};
 use super::{ConnectError, Options, Progress, PunchedConn};
 use crate::client::rendezvous::{Rendezvous, RendezvousError};
-use crate::pairing::{ErrorCode, Join};
+use crate::pairing::{ClientMessage, ErrorCode, Join};
 
-/// How many devices may be on their way in at a time.
+/// How many devices may be on their way in, or wait to be taken. Further ones are turned away.
 const MOST: usize = 64;
 /// Between attempts to reach the server, doubled up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Stays registered under its access key, also when the pairing server is restarted or out of
-/// reach for a while. Dropping it ends that; connections that were made go on.
+/// reach for a while. Dropping it ends that; connections that were taken go on.
 pub struct Host {
-    options: Options,
-    news: mpsc::Receiver<Result<News, ConnectError>>,
+    arrivals: mpsc::Receiver<Arrival>,
     registered: watch::Receiver<bool>,
-    task: JoinHandle<()>,
-    coming: JoinSet<Result<PunchedConn, ConnectError>>,
+}
+
+/// A device that is connected or could not be, or why no more of them can come.
+struct Arrival {
+    come: Result<PunchedConn, ConnectError>,
+    /// One of [`MOST`], until it is taken.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl fmt::Debug for Host {
@@ -35,24 +39,14 @@ impl fmt::Debug for Host {
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        // Sessions that were made go on: they reach each other without the server.
-        self.news.close();
-    }
-}
-
 impl Host {
     pub(super) fn start(options: Options) -> Self {
-        let (told, news) = mpsc::channel(MOST);
+        let (told, arrivals) = mpsc::channel(MOST + 1);
         let (tell_registered, registered) = watch::channel(false);
-        let task = tokio::spawn(stay(options.clone(), told, tell_registered));
+        tokio::spawn(stay(options, told, tell_registered));
         Self {
-            options,
-            news,
+            arrivals,
             registered,
-            task,
-            coming: JoinSet::new(),
         }
     }
 
@@ -65,52 +59,59 @@ impl Host {
         known.map(drop).map_err(|_| RendezvousError::Closed.into())
     }
 
-    /// The next device that is connected. Several may be on their way in at a time; the first
-    /// that is there comes first. Nothing is lost when the waiting is broken off.
+    /// The next device that is connected. They connect whether or not somebody waits here; the
+    /// first that is there comes first. While 64 of them are on their way in or wait here, further
+    /// ones are turned away. Nothing is lost when the waiting is broken off.
     ///
     /// # Errors
     /// Why one device could not be connected; others still can, as long as
     /// [`Host::is_open`].
     pub async fn accept(&mut self) -> Result<PunchedConn, ConnectError> {
-        loop {
-            let room = self.coming.len() < MOST;
-            tokio::select! {
-                news = self.news.recv(), if room => match news {
-                    Some(Ok(News::Paired(pair))) => {
-                        let options = self.options.clone();
-                        self.coming.spawn(async move { establish(&options, *pair, None).await });
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(error),
-                    None if self.coming.is_empty() => return Err(RendezvousError::Closed.into()),
-                    None => {
-                        if let Some(come) = self.coming.join_next().await {
-                            return come.unwrap_or_else(panicked);
-                        }
-                    }
-                },
-                Some(come) = self.coming.join_next() => return come.unwrap_or_else(panicked),
-            }
+        match self.arrivals.recv().await {
+            Some(arrival) => arrival.come,
+            None => Err(RendezvousError::Closed.into()),
         }
     }
 
     /// Whether further devices may come.
     pub fn is_open(&self) -> bool {
-        !self.task.is_finished() || !self.coming.is_empty()
+        !(self.arrivals.is_closed() && self.arrivals.is_empty())
     }
 }
 
-fn panicked(error: tokio::task::JoinError) -> Result<PunchedConn, ConnectError> {
-    Err(std::io::Error::other(error).into())
+/// Connects one device, unless the host ends before.
+async fn receive(
+    options: Options,
+    pair: Pair,
+    place: OwnedSemaphorePermit,
+    told: mpsc::Sender<Arrival>,
+) {
+    tokio::select! {
+        come = establish(&options, pair, None) => {
+            let _place = Some(place);
+            let _ = told.send(Arrival { come, _place }).await;
+        }
+        () = told.closed() => {}
+    }
+}
+
+/// Tells a device that it cannot come now.
+fn turn_away(pair: &Pair) {
+    let session = pair.session;
+    let _ = pair
+        .post
+        .outgoing
+        .try_send(ClientMessage::Leave { session });
 }
 
 /// Connects to the server again and again, until nobody listens any more or the server says that
 /// it never will take this host.
 async fn stay(
     options: Options,
-    told: mpsc::Sender<Result<News, ConnectError>>,
+    told: mpsc::Sender<Arrival>,
     registered: watch::Sender<bool>,
 ) {
+    let places = Arc::new(Semaphore::new(MOST));
     let join = Join {
         host: true,
         ..options.join()
@@ -126,8 +127,7 @@ async fn stay(
             Ok(office) => office,
             Err(error) => {
                 if let Some(error) = forever(error) {
-                    let _ = told.send(Err(error)).await;
-                    return;
+                    return give_up(&told, error).await;
                 }
                 tokio::select! {
                     () = sleep(pause) => {}
@@ -149,17 +149,17 @@ async fn stay(
                         options.tell(Progress::Waiting { observed, wait });
                     }
                     Some(News::Refused(code, message)) if is_final(code) => {
-                        let error = ConnectError::said(code, message);
-                        let _ = told.send(Err(error)).await;
-                        return;
+                        return give_up(&told, ConnectError::said(code, message)).await;
                     }
                     // It is asked again.
                     Some(News::Refused(..)) | None => break,
-                    Some(paired) => {
-                        if told.send(Ok(paired)).await.is_err() {
-                            return;
+                    Some(News::Paired(pair)) => match Arc::clone(&places).try_acquire_owned() {
+                        Ok(place) => {
+                            let (options, told) = (options.clone(), told.clone());
+                            tokio::spawn(receive(options, *pair, place, told));
                         }
-                    }
+                        Err(_) => turn_away(&pair),
+                    },
                 },
                 () = told.closed() => return,
             }
@@ -172,6 +172,15 @@ async fn stay(
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Says why no more devices can come.
+async fn give_up(told: &mpsc::Sender<Arrival>, error: ConnectError) {
+    let arrival = Arrival {
+        come: Err(error),
+        _place: None,
+    };
+    let _ = told.send(arrival).await;
 }
 
 /// What asking again does not change.

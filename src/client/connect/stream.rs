@@ -5,7 +5,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::punched::PathChanges;
@@ -62,6 +63,32 @@ impl Stream {
         self.changes.clone()
     }
 
+    /// Waits until the peer takes nothing more: it has closed the connection in order, or an error
+    /// says that it broke. Of a peer that vanishes without a word it may take a minute to learn.
+    ///
+    /// It does not borrow the stream, but is to be dropped with it: a TCP connection stays open
+    /// as long as somebody waits.
+    pub fn over(&self) -> impl Future<Output = io::Result<()>> + Send + use<> {
+        enum Watched {
+            Tcp(Option<TcpStream>),
+            #[cfg(feature = "client")]
+            Quic(crate::client::quic::Over),
+        }
+        let watched = match &self.inner {
+            Inner::Tcp(stream, _) => Watched::Tcp(same_connection(stream.get_ref()).ok()),
+            #[cfg(feature = "client")]
+            Inner::Quic(stream) => Watched::Quic(stream.over()),
+        };
+        async move {
+            match watched {
+                Watched::Tcp(Some(stream)) => Err(broken(&stream).await),
+                Watched::Tcp(None) => std::future::pending().await,
+                #[cfg(feature = "client")]
+                Watched::Quic(over) => over.await,
+            }
+        }
+    }
+
     /// Ends the own direction, where it has not ended yet, and the connection: returns when the
     /// peer has everything. What the peer still sends is lost.
     ///
@@ -80,6 +107,22 @@ impl Stream {
             Inner::Quic(stream) => stream.close().await,
         }
     }
+}
+
+/// The same connection by another descriptor.
+fn same_connection(stream: &TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(SockRef::from(stream).try_clone()?.into())
+}
+
+/// Waits until the system knows that the connection is broken.
+async fn broken(stream: &TcpStream) -> io::Error {
+    let ready = stream.ready(Interest::ERROR).await;
+    let known = ready.and_then(|_| stream.take_error());
+    // Who reads or writes may have been told already.
+    known.map_or_else(
+        |error| error,
+        |error| error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
+    )
 }
 
 impl AsyncRead for Stream {

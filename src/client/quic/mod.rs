@@ -20,7 +20,7 @@ use crate::client::noise::MAX_DATAGRAM;
 use crate::client::session::{Session, StreamDatagrams};
 use crate::pairing::{Protocol, Role};
 use socket::{PEER, PathSocket};
-pub use stream::QuicStream;
+pub use stream::{Over, QuicStream};
 
 /// How long the handshake may take: several times what a bad path needs.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -176,23 +176,16 @@ impl Streams {
     pub async fn open(&self) -> io::Result<QuicStream> {
         let (mut send, recv) = self.link.connection.open_bi().await?;
         send.write_all(&[OPENING]).await?;
-        Ok(QuicStream::new(send, recv, Arc::clone(&self.link)))
+        Ok(QuicStream::opened(send, recv, Arc::clone(&self.link)))
     }
 
-    /// The next stream that the peer opens. When the waiting is broken off, one that has just
-    /// come may be lost.
+    /// The next stream that the peer opens. Nothing is lost when the waiting is broken off.
     ///
     /// # Errors
     /// When the connection has ended.
     pub async fn accept(&self) -> io::Result<QuicStream> {
-        loop {
-            let (send, mut recv) = self.link.connection.accept_bi().await?;
-            let mut opening = [0];
-            // One that was reset before it began is not worth telling.
-            if recv.read_exact(&mut opening).await.is_ok() && opening == [OPENING] {
-                return Ok(QuicStream::new(send, recv, Arc::clone(&self.link)));
-            }
-        }
+        let (send, recv) = self.link.connection.accept_bi().await?;
+        Ok(QuicStream::accepted(send, recv, Arc::clone(&self.link)))
     }
 
     /// Closes the connection when no stream is left, and waits until the peer knows, or for 2 s.

@@ -10,9 +10,12 @@ use std::task::{Context, Poll, ready};
 use quinn::{ApplicationClose, ConnectionError, RecvStream, SendStream, StoppedError, VarInt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Link;
+use super::{Link, OPENING};
 
 type Delivered = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync>>;
+
+/// The end of what the peer takes.
+pub type Over = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
 /// How far the own direction is with its end.
 enum Ending {
@@ -29,6 +32,8 @@ pub struct QuicStream {
     send: SendStream,
     recv: RecvStream,
     ending: Ending,
+    /// The byte that begins it is still to come.
+    opening: bool,
     /// Whether the peer's end was read.
     read_all: bool,
     link: Arc<Link>,
@@ -41,14 +46,58 @@ impl fmt::Debug for QuicStream {
 }
 
 impl QuicStream {
-    pub(super) fn new(send: SendStream, recv: RecvStream, link: Arc<Link>) -> Self {
+    /// One that was opened here and has begun.
+    pub(super) const fn opened(send: SendStream, recv: RecvStream, link: Arc<Link>) -> Self {
         Self {
             send,
             recv,
             ending: Ending::NotYet,
+            opening: false,
             read_all: false,
             link,
         }
+    }
+
+    /// One that the peer has opened.
+    pub(super) fn accepted(send: SendStream, recv: RecvStream, link: Arc<Link>) -> Self {
+        let mut stream = Self::opened(send, recv, link);
+        stream.opening = true;
+        stream
+    }
+
+    /// Takes the byte that a stream begins with.
+    fn poll_opening(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut byte = [0];
+        let mut room = ReadBuf::new(&mut byte);
+        ready!(AsyncRead::poll_read(
+            Pin::new(&mut self.recv),
+            cx,
+            &mut room
+        ))?;
+        Poll::Ready(match room.filled() {
+            [OPENING] => {
+                self.opening = false;
+                Ok(())
+            }
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        })
+    }
+
+    /// Waits until the peer takes nothing more: it has closed the connection in order, or an error
+    /// says why not.
+    pub fn over(&self) -> Over {
+        let stopped = self.send.stopped();
+        Box::pin(async move {
+            match stopped.await {
+                Ok(None) => Ok(()),
+                Ok(Some(_)) => Err(io::Error::new(
+                    io::ErrorKind::BrokenPipe,
+                    "the peer takes no more",
+                )),
+                Err(StoppedError::ConnectionLost(error)) if in_order(&error) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        })
     }
 
     /// Ends the own direction, where it has not ended yet, and when this is the last stream
@@ -83,6 +132,9 @@ impl AsyncRead for QuicStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.opening {
+            ready!(self.poll_opening(cx))?;
+        }
         let before = buffer.filled().len();
         let wanted = buffer.remaining() > 0;
         ready!(AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buffer))?;

@@ -31,7 +31,13 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
-    super::run(options.manner.json, async { connect(options).await })
+    super::run(options.manner.json, |mut stop| async move {
+        tokio::select! {
+            ended = connect(options) => ended,
+            // What is dropped breaks off, and the peer is told.
+            () = stop.asked() => Ok(()),
+        }
+    })
 }
 
 async fn connect(options: &Options) -> Result<(), Failure> {

@@ -140,7 +140,8 @@ pub(super) fn failed(json: bool, code: u8, message: &str) {
     tell(json, &event, &format!("error: {message}"));
 }
 
-fn tell(json: bool, event: &Value, words: &str) {
+/// Tells it in the manner that was asked for.
+pub(super) fn tell(json: bool, event: &Value, words: &str) {
     let wipe = match PASSING.swap(false, Relaxed) {
         true => WIPE,
         false => "",

@@ -5,6 +5,7 @@
 //! local port outlives the connection to the other side, which is made again when it has ended.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long a TCP client may wait for the other side to come back.
 const CLIENT_WAITS: Duration = Duration::from_secs(5);
+/// After a client could not be taken.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// How many may.
 const MOST_WAITING: usize = 64;
 
@@ -56,15 +59,14 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
-    super::run(options.manner.json, async { forward(options).await })
+    super::run(options.manner.json, |stop| forward(options, stop))
 }
 
-async fn forward(options: &Options) -> Result<(), Failure> {
+async fn forward(options: &Options, mut stop: Stop) -> Result<(), Failure> {
     let (connector, events) = prepare(&options.meeting, &options.manner, false)?;
     let wrong = |error: io::Error| Failure::Broken(format!("{}: {error}", options.listen));
     // Before anybody is bothered: the port may be taken.
     let mut port = Port::open(options).await.map_err(wrong)?;
-    let mut stop = Stop::listen();
     let mut other = tokio::select! {
         other = Other::reach(&connector, options.protocol, &events) => other?,
         () = stop.asked() => return Ok(()),
@@ -74,7 +76,7 @@ async fn forward(options: &Options) -> Result<(), Failure> {
     events.tell(&json!({"event": "listening", "local": local}), &words);
     loop {
         let why = tokio::select! {
-            why = port.carry(&other.streams) => why.map_err(wrong)?,
+            why = port.carry(&other.streams) => why,
             () = stop.asked() => {
                 port.hang_up().await;
                 other.leave().await;
@@ -87,7 +89,7 @@ async fn forward(options: &Options) -> Result<(), Failure> {
         drop(other);
         other = tokio::select! {
             other = again(&connector, options.protocol, &events) => other?,
-            error = port.wait() => return Err(wrong(error)),
+            never = port.wait() => match never {},
             () = stop.asked() => return Ok(()),
         };
         events.tell(
@@ -219,22 +221,21 @@ impl Port {
         }
     }
 
-    /// Connects the local clients to the other side until that has gone, and says why. An error is
-    /// one of the local port.
-    async fn carry(&mut self, other: &Streams) -> io::Result<String> {
+    /// Connects the local clients to the other side until that has gone, and says why.
+    async fn carry(&mut self, other: &Streams) -> String {
         match self {
             Self::Tcp {
                 listener,
                 waiting,
                 carried,
             } => carry_tcp(listener, waiting, carried, other).await,
-            Self::Udp { socket, flows } => Ok(carry_udp(socket, flows, other).await),
+            Self::Udp { socket, flows } => carry_udp(socket, flows, other).await,
         }
     }
 
     /// While the other side is away: TCP clients wait a little, datagrams are dropped, as they may
-    /// be. Ends by an error of the local port alone.
-    async fn wait(&mut self) -> io::Error {
+    /// be.
+    async fn wait(&mut self) -> Infallible {
         match self {
             Self::Tcp {
                 listener, waiting, ..
@@ -247,16 +248,11 @@ impl Port {
                     }
                 };
                 tokio::select! {
-                    accepted = accept(listener) => match accepted {
-                        Ok(client) if waiting.len() < MOST_WAITING => {
-                            waiting.push_back((client, Instant::now() + CLIENT_WAITS));
-                        }
-                        Ok(client) => refuse(client),
-                        Err(error) => return error,
+                    client = accept(listener) => if waiting.len() < MOST_WAITING {
+                        waiting.push_back((client, Instant::now() + CLIENT_WAITS));
                     },
-                    () = patience => if let Some((client, _)) = waiting.pop_front() {
-                        refuse(client);
-                    }
+                    // Who has waited long enough sees an error.
+                    () = patience => drop(waiting.pop_front()),
                 }
             },
             Self::Udp { socket, .. } => {
@@ -277,24 +273,20 @@ impl Port {
     }
 }
 
-/// The next client. One that has gone before it was taken is passed over.
-async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+/// The next client. What keeps one from being taken is over soon: it has gone meanwhile, or no
+/// descriptor is left. Until it is carried to its end, it sees an error when it is dropped.
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
                 // It matters for speed alone.
                 let _ = client.set_nodelay(true);
-                return Ok(client);
+                let _ = client.set_zero_linger();
+                return client;
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => return Err(error),
+            Err(_) => sleep(ACCEPT_AGAIN).await,
         }
     }
-}
-
-/// So that the client sees an error, and not an end.
-fn refuse(client: TcpStream) {
-    let _ = client.set_zero_linger();
 }
 
 /// Every local connection becomes a stream.
@@ -303,16 +295,16 @@ async fn carry_tcp(
     waiting: &mut VecDeque<(TcpStream, Instant)>,
     carried: &mut JoinSet<()>,
     other: &Streams,
-) -> io::Result<String> {
+) -> String {
     loop {
         let client = match waiting.pop_front() {
             Some((client, _)) => client,
             None => tokio::select! {
-                accepted = accept(listener) => accepted?,
+                client = accept(listener) => client,
                 Some(_) = carried.join_next() => continue,
                 datagram = other.recv() => match datagram {
                     Some(_) => continue,
-                    None => return Ok(other.why_ended().to_string()),
+                    None => return other.why_ended().to_string(),
                 },
             },
         };
@@ -320,7 +312,7 @@ async fn carry_tcp(
             Ok(remote) => drop(carried.spawn(carry(remote, client))),
             Err(error) => {
                 waiting.push_front((client, Instant::now() + CLIENT_WAITS));
-                return Ok(error.to_string());
+                return error.to_string();
             }
         }
     }

@@ -4,14 +4,12 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use std::time::Duration;
-
 use clap::Args;
 use serde_json::json;
 use tokio::net::lookup_host;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
-use turnserver::client::connect::{Host, PunchedConn};
+use turnserver::client::connect::{Host, PunchedConn, Stream};
 use turnserver::pairing;
 
 use super::events::Events;
@@ -20,8 +18,8 @@ use super::serve::serve;
 use super::stop::Stop;
 use super::{Failure, Manner, Meeting, Protocol, prepare};
 
-/// How long devices are told that it is over, when it is.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// Devices that are connected and wait for their turn at this terminal.
+const MOST_WAITING: usize = 16;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -35,7 +33,8 @@ pub(crate) struct Options {
     /// Every TCP connection, or UDP client, at the local port of `turnctl forward` reaches this
     /// address as if it came from this machine; so do standard input and output of `turnctl
     /// connect`, for which over UDP each piece of input is a datagram. Any number of devices at a
-    /// time. Without it, one device at a time talks to this terminal.
+    /// time. Without it, one device at a time talks to this terminal, and others wait for their
+    /// turn.
     #[arg(long, value_name = "HOST:PORT")]
     to: Option<String>,
     #[command(flatten)]
@@ -43,10 +42,10 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
-    super::run(options.manner.json, async { host(options).await })
+    super::run(options.manner.json, |stop| host(options, stop))
 }
 
-async fn host(options: &Options) -> Result<(), Failure> {
+async fn host(options: &Options, mut stop: Stop) -> Result<(), Failure> {
     let (connector, events) = prepare(&options.meeting, &options.manner, false)?;
     let protocol = match options.to {
         // Forwarded bytes move with the path, which only udp sessions do.
@@ -57,7 +56,6 @@ async fn host(options: &Options) -> Result<(), Failure> {
         Some(to) => Some(resolve(to).await?),
         None => None,
     };
-    let mut stop = Stop::listen();
     let mut host = connector.protocol(protocol).host();
     let events = Arc::new(events);
     let mut served = JoinSet::new();
@@ -66,13 +64,9 @@ async fn host(options: &Options) -> Result<(), Failure> {
         () = stop.asked() => Ok(()),
     };
     drop(host);
-    // Each has heard it, and tells its device. One that talks to this terminal was dropped, and is
-    // told by what is left of it.
-    let all = async { while served.join_next().await.is_some() {} };
-    if to.is_some() {
-        let _ = timeout(FAREWELL, all).await;
-    } else {
-        tokio::time::sleep(FAREWELL / 6).await;
+    if stop.signal().is_some() {
+        // Each has heard it, and tells its device.
+        while served.join_next().await.is_some() {}
     }
     ended
 }
@@ -89,11 +83,19 @@ async fn receive(
     host.registered().await?;
     let event = json!({"event": "registered"});
     events.tell(&event, "registered; devices with the same key can connect");
-    let mut input = to.is_none().then(Input::open);
+    let (waits, turn) = mpsc::channel(MOST_WAITING);
+    let talks = async {
+        match to {
+            None => talk_to_each(turn, events).await,
+            Some(_) => std::future::pending().await,
+        }
+    };
+    tokio::pin!(talks);
     loop {
         let accepted = tokio::select! {
             accepted = host.accept() => accepted,
             Some(_) = served.join_next() => continue,
+            () = &mut talks => continue,
         };
         let conn = match accepted {
             Ok(conn) => conn,
@@ -106,9 +108,10 @@ async fn receive(
             }
             Err(error) => return Err(error.into()),
         };
-        match (to, &mut input) {
-            (Some(to), _) => {
-                let (events, stop) = (Arc::clone(events), stop.clone());
+        let events = Arc::clone(events);
+        match to {
+            Some(to) => {
+                let stop = stop.clone();
                 served.spawn(async move {
                     let following = events.follow(conn.path_changes());
                     let served = serve(conn, protocol, to, stop).await;
@@ -116,9 +119,29 @@ async fn receive(
                     left(&events, served.err().map(|error| error.to_string()));
                 });
             }
-            (None, Some(input)) => talk(conn, input, events).await,
-            (None, None) => unreachable!("it reads standard input or serves a port"),
+            None => drop(served.spawn(queue(conn, waits.clone(), events))),
         }
+    }
+}
+
+/// Lets a device wait for its turn at this terminal.
+async fn queue(conn: PunchedConn, waits: mpsc::Sender<Stream>, events: Arc<Events>) {
+    match conn.into_stream().await {
+        // Where there are too many, the last one is broken off.
+        Ok(stream) => drop(waits.try_send(stream)),
+        Err(error) => left(&events, Some(error.to_string())),
+    }
+}
+
+/// Connects standard input and output to one device after the other, each until both directions
+/// have ended.
+async fn talk_to_each(mut turn: mpsc::Receiver<Stream>, events: &Events) {
+    let mut input = Input::open();
+    while let Some(stream) = turn.recv().await {
+        let following = events.follow(stream.path_changes());
+        let done = pipe::run(stream, &mut input, Output::Stays).await;
+        following.abort();
+        left(events, done.err().map(|failure| failure.message()));
     }
 }
 
@@ -127,18 +150,6 @@ async fn resolve(to: &str) -> Result<SocketAddr, Failure> {
     let mut found = found.map_err(|error| Failure::Usage(format!("--to {to}: {error}")))?;
     let none = || Failure::Usage(format!("--to {to}: has no address"));
     found.next().ok_or_else(none)
-}
-
-/// Connects standard input and output to one device until both directions have ended.
-async fn talk(conn: PunchedConn, input: &mut Input, events: &Events) {
-    let stream = match conn.into_stream().await {
-        Ok(stream) => stream,
-        Err(error) => return left(events, Some(error.to_string())),
-    };
-    let following = events.follow(stream.path_changes());
-    let done = pipe::run(stream, input, Output::Stays).await;
-    following.abort();
-    left(events, done.err().map(|failure| failure.message()));
 }
 
 fn left(events: &Events, why: Option<String>) {

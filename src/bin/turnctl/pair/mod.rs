@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use turnserver::client::connect::{ConnectError, Connector};
 use turnserver::client::rendezvous::ServerUrl;
 use turnserver::pairing;
@@ -27,6 +28,10 @@ pub(crate) use forward::{Options as Forward, run as forward};
 pub(crate) use host::{Options as Host, run as host};
 
 use events::Events;
+use stop::Stop;
+
+/// How long what was left may take to say so, after a command has ended by itself.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the two want between them, or which kind of local port is forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -153,20 +158,63 @@ fn prepare(
     Ok((connector, Events::new(manner.json, counts, told)))
 }
 
-/// Runs a command to its end and says how it ended.
-fn run(json: bool, command: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode, String> {
+/// Runs a command to its end and says how it ended. A signal tells it to stop, and is what the
+/// exit code then says.
+fn run<F>(json: bool, command: impl FnOnce(Stop) -> F) -> Result<ExitCode, String>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
-    let ended = runtime.block_on(command);
+    let code = runtime.block_on(async {
+        let others = tasks();
+        let mut stop = Stop::listen(json);
+        let listening = tasks() - others;
+        let ended = tokio::select! {
+            ended = command(stop.clone()) => ended,
+            () = stop.enough() => Ok(()),
+        };
+        let signal = stop.signal();
+        let code = match (signal, ended) {
+            (Some(signal), _) => ExitCode::from(signal.exit_code()),
+            (None, Ok(())) => ExitCode::SUCCESS,
+            (None, Err(failure)) => {
+                events::failed(json, failure.exit_code(), &failure.message());
+                ExitCode::from(failure.exit_code())
+            }
+        };
+        // What was dropped tells the peer, the relay, the server and the router.
+        let in_a_hurry = async {
+            match signal {
+                Some(_) => stop.enough().await,
+                None => tokio::select! {
+                    () = stop.asked() => {}
+                    () = sleep(LAST_WORDS) => {}
+                },
+            }
+        };
+        tokio::select! {
+            () = only(listening) => {}
+            () = in_a_hurry => {}
+        }
+        code
+    });
     // What still runs has nothing to say any more.
     runtime.shutdown_background();
-    Ok(match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            events::failed(json, failure.exit_code(), &failure.message());
-            ExitCode::from(failure.exit_code())
-        }
-    })
+    Ok(code)
+}
+
+fn tasks() -> usize {
+    tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks()
+}
+
+/// Waits until no more than so many tasks are left.
+async fn only(left: usize) {
+    while tasks() > left {
+        sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -54,9 +54,20 @@ pub(super) enum Output {
 
 /// Carries both directions until both have ended. Each ends alone.
 pub(super) async fn run(stream: Stream, input: &mut Input, at_end: Output) -> Result<(), Failure> {
+    let over = stream.over();
     let (mut from_peer, mut to_peer) = tokio::io::split(stream);
     let sending = async {
-        while let Some(chunk) = input.chunks.recv().await {
+        tokio::pin!(over);
+        loop {
+            // Before somebody's next line goes to a peer that is gone.
+            let chunk = tokio::select! {
+                biased;
+                ended = &mut over => return ended.map_err(|error| lost(&error)),
+                chunk = input.chunks.recv() => chunk,
+            };
+            let Some(chunk) = chunk else {
+                break;
+            };
             let chunk = chunk.map_err(|error| broken("standard input", &error))?;
             let sent = to_peer.write_all(&chunk).await;
             sent.map_err(|error| lost(&error))?;

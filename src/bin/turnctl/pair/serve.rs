@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::{AbortHandle, JoinSet};
@@ -56,23 +57,21 @@ pub(super) async fn serve(
 }
 
 /// Carries bytes both ways. When one end breaks, so does the other, and whoever is there sees an
-/// error and not an end.
+/// error and not an end; also when this is dropped, or the whole program is killed.
 pub(super) async fn carry(mut one: impl AsyncRead + AsyncWrite + Unpin, mut two: TcpStream) {
-    if copy_bidirectional(&mut one, &mut two).await.is_err() {
-        // It may be broken already.
-        let _ = two.set_zero_linger();
+    // It may be broken already.
+    let _ = two.set_zero_linger();
+    if copy_bidirectional(&mut one, &mut two).await.is_ok() {
+        let _ = SockRef::from(&two).set_linger(None);
     }
 }
 
 /// Every stream becomes a connection.
 async fn serve_tcp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>) -> io::Result<()> {
-    let accept = streams.accept();
-    tokio::pin!(accept);
     loop {
         tokio::select! {
-            accepted = &mut accept => {
+            accepted = streams.accept() => {
                 let remote = accepted?;
-                accept.set(streams.accept());
                 carried.spawn(async move {
                     // A port that is closed is a connection that breaks at once.
                     if let Ok(local) = TcpStream::connect(to).await {
@@ -93,8 +92,6 @@ async fn serve_tcp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
 async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>) -> io::Result<()> {
     let mut sockets: HashMap<u16, (Arc<UdpSocket>, Instant, AbortHandle)> = HashMap::new();
     let mut sweep = interval(FLOW_IDLE / 4);
-    let accept = streams.accept();
-    tokio::pin!(accept);
     loop {
         tokio::select! {
             datagram = streams.recv() => {
@@ -108,7 +105,11 @@ async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
                     if sockets.len() >= MOST_FLOWS {
                         continue;
                     }
-                    let socket = Arc::new(connected(to).await?);
+                    // No descriptor is left: the datagram is lost, as any may be.
+                    let Ok(socket) = connected(to).await else {
+                        continue;
+                    };
+                    let socket = Arc::new(socket);
                     let answering = answer(streams.clone(), Arc::clone(&socket), number);
                     let answering = carried.spawn(answering);
                     sockets.insert(number, (socket, Instant::now(), answering));
@@ -119,13 +120,13 @@ async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
                     let _ = socket.send(bytes).await;
                 }
             }
-            accepted = &mut accept => {
+            accepted = streams.accept() => {
                 let stream = accepted?;
-                accept.set(streams.accept());
-                let socket = connected(to).await?;
                 carried.spawn(async move {
-                    // Whoever broke it, both ends see it.
-                    let _ = talk(stream, &socket).await;
+                    if let Ok(socket) = connected(to).await {
+                        // Whoever broke it, both ends see it.
+                        let _ = talk(stream, &socket).await;
+                    }
                 });
             }
             Some(_) = carried.join_next() => {}
