@@ -82,6 +82,8 @@ async fn the_raw_connection_can_be_taken_out() {
     let world = World::new(By::Udp);
     let (one, two) = world.pair(Protocol::Tcp, |device| device.raw(true)).await;
     let mut one = one.into_tcp_stream().expect("a connection");
+    let keepalive = socket2::SockRef::from(&one).keepalive();
+    assert!(keepalive.expect("known"), "a peer that vanishes is noticed");
     let mut two = two.into_tcp_stream().expect("a connection");
     one.write_all(b"raw").await.expect("writable");
     let mut buffer = [0; 3];
@@ -89,4 +91,31 @@ async fn the_raw_connection_can_be_taken_out() {
         .await
         .expect("readable");
     assert_eq!(&buffer, b"raw");
+}
+
+/// One closes while bytes of the other are unread, and the other has not got everything yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_takes_nothing_back() {
+    const LEN: usize = 1_500_000;
+    let world = World::new(By::Udp);
+    for _ in 0..3 {
+        let (one, two) = world.pair(Protocol::Tcp, |device| device).await;
+        assert_eq!(one.path().path, PathKind::Direct);
+        let (one, two) = tokio::join!(one.into_stream(), two.into_stream());
+        let (mut one, mut two) = (one.expect("a stream"), two.expect("a stream"));
+        two.write_all(&content(10_000)).await.expect("writable");
+        let closing = tokio::spawn(async move {
+            one.write_all(&content(LEN)).await.expect("writable");
+            one.close().await
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let mut all = Vec::new();
+        in_time("all bytes", two.read_to_end(&mut all))
+            .await
+            .expect("readable");
+        assert!(all == content(LEN), "{} of {LEN} bytes", all.len());
+        in_time("the end", two.close()).await.expect("in order");
+        let closed = in_time("both ends", closing).await.expect("no panic");
+        closed.expect("in order");
+    }
 }

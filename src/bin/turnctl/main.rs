@@ -25,20 +25,22 @@ enum Command {
     /// error. End of input ends that direction; it exits when both have ended: with 0 after a
     /// connection that ended in order, 2 for a wrong command line, 3 when nobody waited, 4 when
     /// nobody came in time, 5 when there is no path, 6 when the other side does not have the same
-    /// key, 1 for anything else.
+    /// key, 1 for anything else. Ctrl-C or SIGTERM breaks the connection off: the peer is told,
+    /// nothing is left at the server, and within 2 s it exits with 130 or 143; a second one ends
+    /// it at once.
     Connect(Box<pair::Connect>),
     /// Stay, and take one device after the other
     ///
     /// Without --to, each device in turn talks to this terminal. With --to, all of them reach
     /// that address, through `turnctl forward` or `turnctl connect`. Ctrl-C or SIGTERM ends it in
-    /// order, with exit code 0; otherwise it exits as `turnctl connect`.
+    /// order; it exits as `turnctl connect`.
     Host(Box<pair::Host>),
     /// Make a local port the one that `turnctl host --to` serves on the other side
     ///
     /// When the connection to the other side ends, the local port stays, and the connection is
     /// made again as soon as that can be. Meanwhile a TCP client waits for 5 s and is then
-    /// refused. Ctrl-C or SIGTERM ends it in order, with exit code 0; when the first connection
-    /// cannot be made it exits as `turnctl connect`.
+    /// refused. Ctrl-C or SIGTERM ends it in order; it exits as `turnctl connect`, also when the
+    /// first connection cannot be made.
     Forward(Box<pair::Forward>),
     /// Say which NAT this machine is behind, and what that means
     ///

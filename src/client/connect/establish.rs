@@ -10,6 +10,7 @@ use tokio::time::timeout_at;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::ConnectError;
+use super::liveness::keep_alive;
 use super::office::Pair;
 use super::punched::{Inner, PunchedConn};
 use super::{Options, Progress, renew};
@@ -235,6 +236,7 @@ impl Establishing<'_> {
                 self.with_outer_port(punch).await
             };
             let punched = punched.map_err(|error| error.to_string())?;
+            keep_alive(&punched.stream);
             let info = direct(&punched);
             let stream = punched.stream;
             if self.options.raw {

@@ -106,11 +106,7 @@ fn turn_away(pair: &Pair) {
 
 /// Connects to the server again and again, until nobody listens any more or the server says that
 /// it never will take this host.
-async fn stay(
-    options: Options,
-    told: mpsc::Sender<Arrival>,
-    registered: watch::Sender<bool>,
-) {
+async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::Sender<bool>) {
     let places = Arc::new(Semaphore::new(MOST));
     let join = Join {
         host: true,

@@ -27,6 +27,7 @@
 mod error;
 mod establish;
 mod host;
+mod liveness;
 mod office;
 mod punched;
 mod renew;

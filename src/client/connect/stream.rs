@@ -1,19 +1,26 @@
 //! A byte stream between two devices, whatever it runs over.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
+use super::liveness::Liveness;
 use super::punched::PathChanges;
 #[cfg(feature = "client")]
 use crate::client::quic::QuicStream;
 use crate::client::session::{OuterPort, PathInfo};
 use crate::client::tcp::noise::NoiseStream;
+
+/// How long the peer of a closed connection may take to end its direction.
+const PEER_ENDS: Duration = Duration::from_secs(2);
 
 /// A byte stream, sealed end to end. Shutting down ends the own direction and the peer reads the
 /// end; the other direction goes on.
@@ -23,9 +30,41 @@ pub struct Stream {
 }
 
 enum Inner {
-    Tcp(Box<NoiseStream<TcpStream>>, Option<OuterPort>),
+    Tcp(Box<Tcp>),
     #[cfg(feature = "client")]
     Quic(QuicStream),
+}
+
+struct Tcp {
+    stream: Box<NoiseStream<TcpStream>>,
+    liveness: Liveness,
+    outer_port: Option<OuterPort>,
+}
+
+impl Tcp {
+    /// An error where nothing can come or go any more.
+    fn poll_alive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.liveness.poll(cx, self.stream.get_ref()) {
+            Poll::Ready(error) => Err(error),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Ends both directions.
+    async fn close(mut self) -> io::Result<()> {
+        let ended = self.stream.shutdown().await;
+        if ended.is_ok() {
+            // With bytes that nobody reads the system would break the connection off, and throw
+            // away what the peer has not got yet.
+            let mut rest = vec![0; 4096];
+            let drain = async { while matches!(self.stream.read(&mut rest).await, Ok(1..)) {} };
+            let _ = timeout(PEER_ENDS, drain).await;
+        }
+        if let Some(port) = self.outer_port {
+            port.release().await;
+        }
+        ended
+    }
 }
 
 impl fmt::Debug for Stream {
@@ -38,12 +77,16 @@ impl fmt::Debug for Stream {
 
 impl Stream {
     /// A TCP connection, and the router's port that it may have come through.
-    pub(super) const fn tcp(
+    pub(super) fn tcp(
         stream: Box<NoiseStream<TcpStream>>,
         changes: PathChanges,
         outer_port: Option<OuterPort>,
     ) -> Self {
-        let inner = Inner::Tcp(stream, outer_port);
+        let inner = Inner::Tcp(Box::new(Tcp {
+            stream,
+            liveness: Liveness::new(),
+            outer_port,
+        }));
         Self { inner, changes }
     }
 
@@ -75,7 +118,7 @@ impl Stream {
             Quic(crate::client::quic::Over),
         }
         let watched = match &self.inner {
-            Inner::Tcp(stream, _) => Watched::Tcp(same_connection(stream.get_ref()).ok()),
+            Inner::Tcp(tcp) => Watched::Tcp(same_connection(tcp.stream.get_ref()).ok()),
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Watched::Quic(stream.over()),
         };
@@ -89,20 +132,15 @@ impl Stream {
         }
     }
 
-    /// Ends the own direction, where it has not ended yet, and the connection: returns when the
-    /// peer has everything. What the peer still sends is lost.
+    /// Ends the own direction, where it has not ended yet, and the connection. Returns when
+    /// the peer has everything; over TCP, when everything is on its way and the peer has ended its
+    /// direction too, or after 2 s more. What the peer still sends is lost.
     ///
     /// # Errors
-    /// When not everything that was written has reached the peer.
+    /// When not everything that was written could be sent, or, but over TCP, has reached the peer.
     pub async fn close(self) -> io::Result<()> {
         match self.inner {
-            Inner::Tcp(mut stream, outer_port) => {
-                let ended = stream.shutdown().await;
-                if let Some(port) = outer_port {
-                    port.release().await;
-                }
-                ended
-            }
+            Inner::Tcp(tcp) => tcp.close().await,
             #[cfg(feature = "client")]
             Inner::Quic(stream) => stream.close().await,
         }
@@ -116,7 +154,11 @@ fn same_connection(stream: &TcpStream) -> io::Result<TcpStream> {
 
 /// Waits until the system knows that the connection is broken.
 async fn broken(stream: &TcpStream) -> io::Error {
-    let ready = stream.ready(Interest::ERROR).await;
+    let mut liveness = Liveness::new();
+    let ready = tokio::select! {
+        ready = stream.ready(Interest::ERROR) => ready,
+        error = poll_fn(|cx| liveness.poll(cx, stream)) => return error,
+    };
     let known = ready.and_then(|_| stream.take_error());
     // Who reads or writes may have been told already.
     known.map_or_else(
@@ -132,7 +174,10 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Inner::Tcp(stream, _) => Pin::new(stream).poll_read(cx, buffer),
+            Inner::Tcp(tcp) => {
+                tcp.poll_alive(cx)?;
+                Pin::new(&mut tcp.stream).poll_read(cx, buffer)
+            }
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
@@ -146,7 +191,10 @@ impl AsyncWrite for Stream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.inner {
-            Inner::Tcp(stream, _) => Pin::new(stream).poll_write(cx, bytes),
+            Inner::Tcp(tcp) => {
+                tcp.poll_alive(cx)?;
+                Pin::new(&mut tcp.stream).poll_write(cx, bytes)
+            }
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
@@ -154,7 +202,10 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Inner::Tcp(stream, _) => Pin::new(stream).poll_flush(cx),
+            Inner::Tcp(tcp) => {
+                tcp.poll_alive(cx)?;
+                Pin::new(&mut tcp.stream).poll_flush(cx)
+            }
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_flush(cx),
         }
@@ -162,7 +213,10 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Inner::Tcp(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Inner::Tcp(tcp) => {
+                tcp.poll_alive(cx)?;
+                Pin::new(&mut tcp.stream).poll_shutdown(cx)
+            }
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_shutdown(cx),
         }

@@ -1,0 +1,133 @@
+//! Byte streams of the library, where waiting is broken off, streams are dropped, and nobody
+//! accepts.
+
+mod connect_support;
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use connect_support::{By, World, fresh_key, in_time};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+use turnserver::client::quic::Streams;
+use turnserver::pairing::{PathKind, Protocol};
+
+async fn streams(world: &World) -> (Streams, Streams, turnserver::client::connect::DirectLoss) {
+    let (one, two) = world.pair(Protocol::Udp, |device| device).await;
+    let loss = one.direct_loss().expect("a udp session");
+    let (one, two) = tokio::join!(one.into_streams(), two.into_streams());
+    (one.expect("streams"), two.expect("streams"), loss)
+}
+
+/// Over a lossy path a stream is known by a later one before its own first bytes come: it is
+/// given out all the same, and waits for nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_stream_is_lost_when_the_waiting_is_broken_off() {
+    const STREAMS: u32 = 200;
+    let world = World::new(By::Nothing);
+    let (one, two, loss) = streams(&world).await;
+    loss.set(25).await;
+    let opening = tokio::spawn(async move {
+        let mut open = Vec::new();
+        for number in 0..STREAMS {
+            let mut stream = one.open().await.expect("a stream");
+            stream.write_u32(number).await.expect("writable");
+            open.push(stream);
+        }
+        for stream in &mut open {
+            stream.shutdown().await.expect("everything arrived");
+        }
+        one
+    });
+    let mut reading = tokio::task::JoinSet::new();
+    let accepting = async {
+        while reading.len() < STREAMS as usize {
+            let soon = timeout(Duration::from_micros(200), two.accept()).await;
+            if let Ok(accepted) = soon {
+                let mut stream = accepted.expect("a stream");
+                reading.spawn(async move { stream.read_u32().await.expect("its number") });
+            }
+        }
+    };
+    in_time("every stream", accepting).await;
+    let numbers: BTreeSet<_> = reading.join_all().await.into_iter().collect();
+    assert!(numbers.into_iter().eq(0..STREAMS));
+    in_time("the other side", opening).await.expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_dropped_breaks_off_and_the_others_go_on() {
+    let world = World::new(By::Udp);
+    let (one, two, _) = streams(&world).await;
+    let mut kept = one.open().await.expect("a stream");
+    let mut dropped = one.open().await.expect("a stream");
+    dropped.write_all(b"half of ").await.expect("writable");
+    let mut kept_there = two.accept().await.expect("a stream");
+    let mut dropped_there = two.accept().await.expect("a stream");
+    let mut half = [0; 8];
+    dropped_there.read_exact(&mut half).await.expect("readable");
+    drop(dropped);
+    let end = in_time("the end", dropped_there.read(&mut half)).await;
+    assert_eq!(end.expect_err("no end").kind(), ErrorKind::ConnectionReset);
+    kept.write_all(b"whole").await.expect("writable");
+    let mut all = Vec::new();
+    let (ended, read) = tokio::join!(kept.shutdown(), kept_there.read_to_end(&mut all));
+    ended.expect("everything arrived");
+    read.expect("readable");
+    assert_eq!(all, b"whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_knows_that_the_peer_takes_no_more() {
+    let world = World::new(By::Udp);
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        // In order, and broken off.
+        for in_order in [true, false] {
+            let (one, two) = world.pair(protocol, |device| device).await;
+            let (one, two) = tokio::join!(one.into_stream(), two.into_stream());
+            let (one, two) = (one.expect("a stream"), two.expect("a stream"));
+            let over = one.over();
+            tokio::pin!(over);
+            let early = timeout(Duration::from_millis(100), &mut over).await;
+            assert!(early.is_err(), "{protocol:?}: it is there");
+            let mut one = one;
+            one.write_all(b"never read").await.expect("writable");
+            if in_order && protocol == Protocol::Udp {
+                in_time("the end", two.close()).await.expect("in order");
+                in_time("it is over", over).await.expect("in order");
+            } else {
+                // Closed with bytes that nobody has read.
+                timeout(Duration::from_millis(200), std::future::pending::<()>())
+                    .await
+                    .expect_err("never");
+                drop(two);
+                in_time("it is over", over).await.expect_err("broken");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_connect_to_a_host_that_does_not_look() {
+    let world = World::new(By::Udp);
+    let key = fresh_key();
+    let mut host = world.device(&key).host();
+    in_time("it is registered", host.registered())
+        .await
+        .expect("it is taken");
+    let guests = async { tokio::join!(world.device(&key).connect(), world.device(&key).connect()) };
+    let (one, two) = in_time("both are connected", guests).await;
+    for guest in [one, two] {
+        let guest = guest.expect("connected");
+        guest.send(b"hello").await.expect("sent");
+        let here = in_time("a device", host.accept()).await;
+        let here = here.expect("connected");
+        assert!(matches!(
+            here.path().path,
+            PathKind::Direct | PathKind::Relayed
+        ));
+    }
+    assert!(host.is_open());
+}

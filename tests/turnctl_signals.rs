@@ -1,0 +1,267 @@
+//! What `turnctl` leaves behind when it is told to stop, or its peer is gone: nothing at the
+//! server, and a peer who knows.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use support::turnctl::{PATIENCE, Turnctl, pairing};
+use support::{Config, Server, wait_until};
+
+const SIGNALS: [(&str, i32); 2] = [("INT", 130), ("TERM", 143)];
+
+/// A server that pairs and counts.
+fn start() -> Server {
+    Server::with(Config {
+        ops: true,
+        signaling: Some(String::new()),
+        ..Config::default()
+    })
+}
+
+fn allocations(server: &Server) -> u64 {
+    let mut stream = TcpStream::connect(server.ops()).expect("it listens");
+    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    let name = "turnserver_allocations_active ";
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.expect("counted").parse().expect("a number")
+}
+
+/// Nothing is left at the server: no allocation, nobody who waits.
+fn nothing_is_left(server: &Server, key: &str) {
+    let gone = wait_until(PATIENCE, || allocations(server) == 0);
+    assert!(gone, "{} allocations", allocations(server));
+    let mut other = Turnctl::start(&["connect", &pairing(server), key]);
+    assert_eq!(other.exit_code(), 3, "nobody waits");
+}
+
+#[test]
+fn a_device_that_waits_can_be_stopped() {
+    let server = start();
+    let at = pairing(&server);
+    for (signal, code) in SIGNALS {
+        for protocol in ["udp", "tcp"] {
+            let mut waiting = Turnctl::start(&["connect", &at, "k", protocol]);
+            waiting.event("waiting");
+            assert!(
+                wait_until(PATIENCE, || allocations(&server) == 1),
+                "it makes its relay ready"
+            );
+            support::signal(waiting.child.id(), signal);
+            let stopping = waiting.event("stopping");
+            assert_eq!(stopping["signal"], format!("SIG{signal}"));
+            assert_eq!(waiting.exit_code(), code);
+            assert_eq!(waiting.rest(), b"");
+            nothing_is_left(&server, "k");
+        }
+    }
+}
+
+/// Two that are connected and have heard each other.
+fn pair(at: &str, key: &str, protocol: &str, extra: &[&str]) -> [Turnctl; 2] {
+    let mut first = Turnctl::start(&[&["connect", at, key, protocol][..], extra].concat());
+    first.event("waiting");
+    let mut pair = [
+        first,
+        Turnctl::start(&[&["connect", at, key][..], extra].concat()),
+    ];
+    for side in &mut pair {
+        side.write(b"hello");
+    }
+    for side in &mut pair {
+        let mut hello = [0; 5];
+        let output = side.output.as_mut().expect("open");
+        output.read_exact(&mut hello).expect("the other's");
+    }
+    pair
+}
+
+#[test]
+fn the_peer_of_one_that_is_stopped_learns_it() {
+    let server = start();
+    let at = pairing(&server);
+    for (protocol, extra) in [
+        ("udp", &[][..]),
+        ("tcp", &[]),
+        ("udp", &["--relay-only"]),
+        ("tcp", &["--relay-only"]),
+    ] {
+        for ((signal, code), stopped) in SIGNALS.into_iter().zip([0, 1]) {
+            let mut pair = pair(&at, "k", protocol, extra);
+            let [first, second] = &mut pair;
+            let (stopped, other) = match stopped {
+                0 => (first, second),
+                _ => (second, first),
+            };
+            support::signal(stopped.child.id(), signal);
+            assert_eq!(stopped.exit_code(), code, "{protocol} {extra:?}");
+            let error = other.event("error");
+            assert_eq!((other.exit_code(), &error["exit_code"]), (1, &1.into()));
+            let message = error["message"].as_str().expect("a text");
+            assert!(!message.contains("timed out"), "it was told: {message}");
+            assert!(!message.contains("silent"), "it was told: {message}");
+            nothing_is_left(&server, "k");
+        }
+    }
+}
+
+/// It waits for nothing but its own input, and yet sees that nobody is there any more.
+#[test]
+fn who_has_read_the_end_still_learns_that_the_peer_is_gone() {
+    let server = start();
+    let at = pairing(&server);
+    let [mut first, mut second] = pair(&at, "k", "udp", &[]);
+    first.end_input();
+    assert_eq!(second.rest_while_input_is_open(), b"");
+    first.child.kill().expect("killed");
+    second.event("error");
+    assert_eq!(second.exit_code(), 1);
+}
+
+#[test]
+fn a_host_that_is_stopped_leaves_nobody_waiting() {
+    let server = start();
+    let at = pairing(&server);
+    for ((signal, code), protocol) in SIGNALS.into_iter().zip(["udp", "tcp"]) {
+        let mut host = Turnctl::start(&["host", &at, "k", protocol]);
+        host.event("registered");
+        let mut guests = [(); 2].map(|()| Turnctl::start(&["connect", &at, "k"]));
+        for guest in &mut guests {
+            guest.event("path");
+        }
+        support::signal(host.child.id(), signal);
+        assert_eq!(host.exit_code(), code);
+        for guest in &mut guests {
+            guest.event("error");
+            assert_eq!(guest.exit_code(), 1);
+        }
+        nothing_is_left(&server, "k");
+    }
+}
+
+/// A second device is connected while the first one talks, and has its turn afterwards.
+#[test]
+fn a_host_that_talks_lets_others_wait_for_their_turn() {
+    let server = start();
+    let at = pairing(&server);
+    for protocol in ["udp", "tcp"] {
+        let mut host = Turnctl::start(&["host", &at, protocol, protocol]);
+        host.event("registered");
+        let mut one = Turnctl::start(&["connect", &at, protocol]);
+        one.write(b"one");
+        let mut heard = [0; 3];
+        let output = host.output.as_mut().expect("open");
+        output.read_exact(&mut heard).expect("it is heard");
+        let mut two = Turnctl::start(&["connect", &at, protocol]);
+        two.event("path");
+        two.write(b"two");
+        two.end_input();
+        // One that has gone before its turn is passed over.
+        let mut gone = Turnctl::start(&["connect", &at, protocol]);
+        gone.event("path");
+        support::signal(gone.child.id(), "INT");
+        assert_eq!(gone.exit_code(), 130);
+        one.end_input();
+        host.write(b"bye");
+        host.end_input();
+        for guest in [&mut one, &mut two] {
+            assert_eq!(guest.exit_code(), 0, "{protocol}");
+        }
+        assert_eq!(one.rest(), b"bye");
+        let output = host.output.as_mut().expect("open");
+        output.read_exact(&mut heard).expect("it is heard");
+        assert_eq!(&heard, b"two");
+        for _ in 0..3 {
+            host.event("device_left");
+        }
+    }
+}
+
+/// Sends back what it gets, until the end.
+fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            thread::spawn(move || {
+                let mut back = stream.try_clone().expect("cloned");
+                let _ = std::io::copy(&mut stream, &mut back);
+            });
+        }
+    });
+    address
+}
+
+fn echoed(local: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(local).expect("the port is there");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream.write_all(b"hello").expect("writable");
+    let mut hello = [0; 5];
+    stream.read_exact(&mut hello).expect("echoed");
+    stream
+}
+
+/// Otherwise half an answer would look like a whole one.
+#[test]
+fn a_forwarded_connection_that_is_broken_off_does_not_look_like_one_that_ended() {
+    let server = start();
+    let at = pairing(&server);
+    let to = echo().to_string();
+    for (signal, code) in [("INT", Some(130)), ("TERM", Some(143)), ("KILL", None)] {
+        let mut host = Turnctl::start(&["host", &at, signal, "tcp", "--to", &to]);
+        host.event("registered");
+        let mut forward = Turnctl::start(&["forward", &at, signal, "tcp", "0"]);
+        let local = forward.event("listening")["local"].clone();
+        let local = local.as_str().expect("an address");
+        let mut stream = echoed(local.parse().expect("an address"));
+        support::signal(forward.child.id(), signal);
+        match code {
+            Some(code) => assert_eq!(forward.exit_code(), code),
+            None => drop(forward.child.wait().expect("a child")),
+        }
+        let end = stream.read(&mut [0; 1]);
+        assert!(end.is_err(), "{signal}: an error and not an end: {end:?}");
+    }
+}
+
+/// A burst of clients takes the last descriptor, and it goes on when they have left.
+#[test]
+fn a_forwarded_port_outlives_a_lack_of_descriptors() {
+    let server = start();
+    let at = pairing(&server);
+    let to = echo().to_string();
+    let mut host = Turnctl::start(&["host", &at, "k", "tcp", "--to", &to]);
+    host.event("registered");
+    let limited = "ulimit -n 48 && exec \"$0\" \"$@\"";
+    let forward = support::turnctl::command(&["forward", &at, "k", "tcp", "0", "--json"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", limited]).arg(forward.get_program());
+    shell.args(forward.get_args()).env_remove("TURNCTL_KEY");
+    shell
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let mut forward = Turnctl::spawn(&mut shell);
+    let local = forward.event("listening")["local"].clone();
+    let local: SocketAddr = local.as_str().expect("text").parse().expect("an address");
+    let burst: Vec<_> = (0..64)
+        .map(|_| TcpStream::connect(local).expect("the backlog has room"))
+        .collect();
+    let descriptors = || {
+        let directory = format!("/proc/{}/fd", forward.child.id());
+        std::fs::read_dir(directory).expect("it runs").count()
+    };
+    // One with a higher number may have been inherited.
+    assert!(wait_until(PATIENCE, || descriptors() >= 48));
+    // It has tried to take one more by now, and again.
+    thread::park_timeout(std::time::Duration::from_millis(500));
+    assert!(descriptors() >= 48, "it still runs");
+    drop(burst);
+    echoed(local);
+}
