@@ -4,79 +4,24 @@
 mod connect_support;
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use connect_support::minting::Minting;
 use connect_support::{fresh_key, in_time, meet};
-use support::{Config, SECRET, Server};
+use support::{Config, Server};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
-use turnserver::auth::{PairMint, PairSecrets};
 use turnserver::client::connect::{Connector, Progress, PunchedConn};
-use turnserver::pairing::{AccessKey, IceServer, PathKind, Protocol, Role, SessionId};
-use turnserver::signal::{self, Asking, Fallback, Grant, Renewed, Renewing};
+use turnserver::pairing::{AccessKey, PathKind, Protocol};
+use turnserver::signal;
 
 /// How long credentials are good, in seconds.
 const TTL: u64 = 3;
 /// Several times that.
 const LONG: Duration = Duration::from_secs(4 * TTL);
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a real server's credentials go by the wall clock"
-)]
-fn unix_now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.expect("after 1970").as_secs()
-}
-
-/// Mints for a relay that has the same shared secret.
-struct Minting {
-    mint: Arc<PairMint>,
-    urls: Vec<String>,
-    renewals: Arc<AtomicU32>,
-}
-
-impl Minting {
-    fn servers(&self, (username, password): (String, String)) -> Vec<IceServer> {
-        vec![IceServer {
-            urls: self.urls.clone(),
-            username: Some(username),
-            credential: Some(password),
-        }]
-    }
-}
-
-impl Fallback for Minting {
-    fn ice_servers(&self, asking: Asking<'_>) -> Vec<IceServer> {
-        let Some(session) = asking.session else {
-            return Vec::new();
-        };
-        let initiator = asking.role == Role::Initiator;
-        self.servers(self.mint.mint(unix_now(), TTL, &session.0, initiator))
-    }
-
-    fn ttl_s(&self) -> u64 {
-        TTL
-    }
-
-    fn renew(&self, asking: Renewing<'_>) -> Option<Renewed> {
-        let shown = (asking.username, asking.credential);
-        let made = self.mint.renew(unix_now(), TTL, 3600, shown)?;
-        self.renewals.fetch_add(1, Relaxed);
-        Some(Renewed {
-            session: SessionId(made.session),
-            ice_servers: self.servers((made.username, made.password)),
-            ttl_s: made.ttl_s,
-        })
-    }
-
-    fn open(&self, _: &SessionId, _: [IpAddr; 2]) -> Grant {
-        Box::new(())
-    }
-}
 
 /// A relay whose allocations have to be refreshed every second.
 fn relay() -> Server {
@@ -96,12 +41,11 @@ struct Pairing {
 
 impl Pairing {
     fn start(&self, address: SocketAddr) -> signal::Handle {
-        let secrets = PairSecrets::new([SECRET.as_bytes()], &[0; 32]);
+        let urls = vec![format!("turn:{}?transport=udp", self.relay.udp())];
         let config = signal::Config {
             fallback: Arc::new(Minting {
-                mint: PairMint::new(&secrets),
-                urls: vec![format!("turn:{}?transport=udp", self.relay.udp())],
                 renewals: Arc::clone(&self.renewals),
+                ..Minting::new(urls, TTL)
             }),
             ..signal::Config::new([address])
         };

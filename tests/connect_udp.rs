@@ -77,6 +77,26 @@ async fn the_server_alone_is_enough() {
     }
 }
 
+/// A laptop without a network: the relay address is a loopback one, and nothing is allowed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_by_itself_has_a_relay() {
+    let server = support::Server::with(support::Config {
+        signaling: Some(String::new()),
+        peers: String::new(),
+        ..support::Config::default()
+    });
+    let url: ServerUrl = server.signaling().to_string().parse().expect("a server");
+    let key = AccessKey::new(&fresh_key()).expect("a key");
+    let device = Connector::new(url, key).relay_only(true);
+    let initiator = device.clone().protocol(Protocol::Udp).connect();
+    let (one, two) = tokio::join!(initiator, meet(device));
+    let (one, two) = (one.expect("connected"), two.expect("connected"));
+    reaches(&one, &two, b"ping").await;
+    reaches(&two, &one, b"pong").await;
+    let relayed = one.path().local.expect("a relayed address");
+    assert!(relayed.ip().is_loopback(), "{relayed}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn through_the_relay_by_every_transport() {
     for by in [By::Udp, By::Tcp, By::Tls] {

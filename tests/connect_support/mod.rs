@@ -6,6 +6,9 @@
     reason = "every test crate compiles this module and uses its own part of it"
 )]
 
+pub mod hops;
+pub mod minting;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

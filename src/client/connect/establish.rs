@@ -43,13 +43,13 @@ pub(super) async fn establish(
     options: &Options,
     pair: Pair,
     relay: Option<Relay>,
+    patience: Duration,
 ) -> Result<PunchedConn, ConnectError> {
     options.tell(Progress::Paired { peer: pair.peer });
     let secrets = options.key.session(&pair.session);
     let protocol = pair.protocol;
     let (role, id, observed) = (pair.role, pair.session, pair.observed);
     let (local, server) = pair.ends;
-    let patience = patience(pair.round_trip);
     let renewing = (pair.ice_servers.clone(), pair.ttl);
     let tcp = match protocol {
         Protocol::Tcp if !options.relay_only => Some(tcp::Sockets::open(local, options.bind)?),
@@ -101,12 +101,18 @@ pub(super) async fn establish(
 }
 
 /// How long the relay may be silent by UDP until streams are tried as well, by the time that the
-/// pairing server takes to answer: it is mostly the same machine.
-pub(super) fn patience(round_trip: Duration) -> Duration {
+/// pairing server takes to answer: it is mostly the same machine. `answered`: whether that one has
+/// answered by UDP what it was asked a round trip ago, if it was.
+pub(super) fn patience(round_trip: Duration, answered: Option<bool>) -> Duration {
     const MARGIN: Duration = Duration::from_millis(15);
     const MOST: Duration = Duration::from_millis(300);
 
-    (round_trip + round_trip / 4 + MARGIN).min(MOST)
+    let usual = match answered {
+        Some(true) => MOST,
+        Some(false) => Duration::ZERO,
+        None => round_trip,
+    };
+    (usual + round_trip / 4 + MARGIN).min(MOST)
 }
 
 /// Where the peer may dial: the machine's own addresses and the one that the server saw.

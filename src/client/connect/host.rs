@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::sleep;
 
-use super::establish::establish;
+use super::establish::{establish, patience};
 use super::office::{News, Office, Pair};
 use super::{ConnectError, Options, Progress, PunchedConn};
 use crate::client::rendezvous::{Rendezvous, RendezvousError};
@@ -86,8 +86,9 @@ async fn receive(
     place: OwnedSemaphorePermit,
     told: mpsc::Sender<Arrival>,
 ) {
+    let patience = patience(pair.round_trip, None);
     tokio::select! {
-        come = establish(&options, pair, None) => {
+        come = establish(&options, pair, None, patience) => {
             let _place = Some(place);
             let _ = told.send(Arrival { come, _place }).await;
         }

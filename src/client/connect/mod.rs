@@ -38,6 +38,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 pub use super::session::{DirectLoss, Ended, PathInfo, Progress};
@@ -46,7 +47,7 @@ pub use host::Host;
 pub use punched::{PathChanges, PunchedConn};
 pub use stream::Stream;
 
-use super::relay::Relay;
+use super::relay::{Relay, answers_by_udp};
 use super::rendezvous::{Rendezvous, RendezvousError, ServerUrl, SocketOptions};
 use crate::pairing::{AccessKey, Join, Protocol, Role};
 use establish::{establish, patience};
@@ -226,11 +227,14 @@ impl Connector {
     pub async fn connect(self) -> Result<PunchedConn, ConnectError> {
         let options = self.0;
         let rendezvous = Rendezvous::connect(&options.server, &options.socket()).await?;
-        let patience_with_udp = patience(rendezvous.round_trip());
+        // While the join is on its way there is time to see what the network lets through.
+        let mut udp = JoinSet::new();
+        udp.spawn(answers_by_udp(rendezvous.server_addr(), options.bind));
+        let round_trip = rendezvous.round_trip();
         let (to_us, mut news) = mpsc::channel(4);
         let office = Office::open(rendezvous, options.join(), to_us).await?;
         let mut office = tokio::spawn(office.run());
-        let patience = options.wait + SERVER_GRACE;
+        let longest = options.wait + SERVER_GRACE;
         let mut relay = None;
         let paired = async {
             loop {
@@ -250,8 +254,8 @@ impl Connector {
                         options.tell(Progress::Waiting { observed, wait });
                         // Meanwhile the relay is made ready: data can flow over it at once.
                         if session.is_some() && !options.raw {
-                            let (bind, patience) = (options.bind, patience_with_udp);
-                            relay = Some(Relay::start(&ice_servers, bind, patience));
+                            let patience = patience(round_trip, None);
+                            relay = Some(Relay::start(&ice_servers, options.bind, patience));
                         }
                     }
                     Some(News::Paired(pair)) => return Ok(pair),
@@ -265,10 +269,13 @@ impl Connector {
                 }
             }
         };
-        let pair = timeout(patience, paired).await;
+        let pair = timeout(longest, paired).await;
         let pair = pair.unwrap_or(Err(RendezvousError::TimedOut.into()))?;
         drop(news);
-        establish(&options, *pair, relay).await
+        let answered = matches!(udp.try_join_next(), Some(Ok(true)));
+        drop(udp);
+        let patience = patience(round_trip, Some(answered));
+        establish(&options, *pair, relay, patience).await
     }
 
     /// An initiator that stays, and is connected to one device after the other. Without

@@ -255,12 +255,14 @@ impl Secure {
         match said {
             Said::New => {
                 self.last_received = now;
-                return Received::Alive;
+                Received::Alive
             }
-            Said::Again => {}
-            Said::BySomebody => self.refused += 1,
+            Said::Again => Received::Repeated,
+            Said::BySomebody => {
+                self.refused += 1;
+                Received::Refused
+            }
         }
-        Received::Refused
     }
 
     fn handle_first(&mut self, now: Instant, bytes: &[u8], rest: &[u8]) -> Said {

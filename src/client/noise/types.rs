@@ -26,6 +26,8 @@ pub enum Received<'a> {
     Foreign,
     /// Of this protocol and not from the peer, or not its session's, or a repeated one.
     Refused,
+    /// What the peer said in the handshake, once more: by the peer, or by whoever heard it.
+    Repeated,
     /// From the peer; nothing for the application.
     Alive,
     /// From the peer.

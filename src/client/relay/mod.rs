@@ -5,6 +5,7 @@
 mod link;
 mod pipe;
 mod race;
+mod reach;
 mod servers;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use tokio::time::sleep;
 use super::turn::Failure;
 use crate::pairing::IceServer;
 use link::{Happened, Link};
+pub use reach::answers_by_udp;
 pub use servers::{Host, Transport, TurnServer, stun_servers, turn_servers};
 
 /// What waits in either direction at most; the rest is dropped, as on a full socket.

@@ -88,6 +88,14 @@ impl Driver {
         let message = match received {
             Received::Message(kind, data) => Some((kind, data.to_vec())),
             Received::Alive => None,
+            Received::Repeated => {
+                self.plain = plain;
+                // Who the peer is the session knows. This says that the relay leads here.
+                if matches!(arrival, Arrival::Relay(_)) {
+                    self.proof.proven();
+                }
+                return;
+            }
             Received::Foreign | Received::Refused => {
                 self.plain = plain;
                 return;
