@@ -81,10 +81,10 @@ async fn through_the_relay_where_no_connection_can_be_made() {
 async fn the_raw_connection_can_be_taken_out() {
     let world = World::new(By::Udp);
     let (one, two) = world.pair(Protocol::Tcp, |device| device.raw(true)).await;
-    let mut one = one.into_tcp_stream().expect("a connection");
+    let (mut one, _) = one.into_tcp_stream().expect("a connection");
     let keepalive = socket2::SockRef::from(&one).keepalive();
     assert!(keepalive.expect("known"), "a peer that vanishes is noticed");
-    let mut two = two.into_tcp_stream().expect("a connection");
+    let (mut two, _) = two.into_tcp_stream().expect("a connection");
     one.write_all(b"raw").await.expect("writable");
     let mut buffer = [0; 3];
     in_time("3 bytes", two.read_exact(&mut buffer))

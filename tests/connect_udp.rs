@@ -448,7 +448,7 @@ async fn the_raw_socket_can_be_taken_out() {
     let (one, two) = world.pair(Protocol::Udp, |device| device.raw(true)).await;
     assert_eq!(one.path().path, PathKind::Direct);
     let (one, two) = tokio::join!(one.into_udp_socket(), two.into_udp_socket());
-    let (one, two) = (one.expect("a socket"), two.expect("a socket"));
+    let ((one, _), (two, _)) = (one.expect("a socket"), two.expect("a socket"));
     assert_eq!(one.peer_addr().ok(), two.local_addr().ok());
     let raw = async {
         one.send(b"raw").await.expect("sent");

@@ -90,7 +90,7 @@ fn a_mapped_port_is_given_back() {
         Duration::from_secs(120),
     );
     assert_eq!(output.code, 0, "{}", output.text);
-    assert_eq!(output.text.lines().count(), 2, "{}", output.text);
+    assert_eq!(output.text.lines().count(), 4, "{}", output.text);
 }
 
 /// Whoever kills a run, at whatever moment, has nothing to clear away.

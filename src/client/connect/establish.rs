@@ -246,7 +246,11 @@ impl Establishing<'_> {
             let info = direct(&punched);
             let stream = punched.stream;
             if self.options.raw {
-                return Ok(Inner::RawTcp { stream, info });
+                return Ok(Inner::RawTcp {
+                    stream,
+                    info,
+                    outer_port,
+                });
             }
             let noise = NoiseStream::handshake(stream, self.role, &self.secrets.psk, &prologue);
             let stream = Box::new(noise.await.map_err(|error| error.to_string())?);

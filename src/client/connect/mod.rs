@@ -41,7 +41,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-pub use super::session::{DirectLoss, Ended, PathInfo, Progress};
+pub use super::session::{DirectLoss, Ended, OuterPort, PathInfo, Progress};
 pub use error::ConnectError;
 pub use host::Host;
 pub use punched::{PathChanges, PunchedConn};

@@ -34,6 +34,7 @@ pub(super) enum Inner {
     RawTcp {
         stream: TcpStream,
         info: PathInfo,
+        outer_port: Option<OuterPort>,
     },
     /// Of a tcp session whose bytes go through the relay.
     #[cfg(feature = "client")]
@@ -158,7 +159,11 @@ impl PunchedConn {
                 // The peer may have gone first.
                 let _ = Stream::tcp(stream, changes, outer_port).close().await;
             }
-            Inner::RawTcp { .. } => {}
+            Inner::RawTcp { outer_port, .. } => {
+                if let Some(port) = outer_port {
+                    port.release().await;
+                }
+            }
             #[cfg(feature = "client")]
             Inner::Relayed { stream, .. } => {
                 let _ = stream.close().await;
@@ -235,14 +240,15 @@ impl PunchedConn {
         crate::client::quic::Streams::over(session, datagrams, self.role, serves).await
     }
 
-    /// Takes out the socket of the direct path, connected to the peer. From then on nothing is
-    /// secured, and nothing keeps the path alive. Until the peer has done the same, datagrams may
+    /// Takes out the socket of the direct path, connected to the peer, and the router's port where
+    /// one was granted: the path may lead through it, so it is to be kept as long as the socket.
+    /// From then on nothing is secured, and nothing else keeps the path alive. Until the peer has done the same, datagrams may
     /// come that begin with a byte from 0 to 3 or from 10 to 12.
     ///
     /// # Errors
     /// `Unsupported` without [`raw`](super::Connector::raw) and for a tcp session,
     /// `NotConnected` while there is no direct path.
-    pub async fn into_udp_socket(self) -> io::Result<UdpSocket> {
+    pub async fn into_udp_socket(self) -> io::Result<(UdpSocket, Option<OuterPort>)> {
         match (self.raw, self.path().path) {
             (false, _) => Err(wrong("the session was not asked to be raw")),
             (_, PathKind::Relayed) => Err(io::Error::new(
@@ -253,13 +259,16 @@ impl PunchedConn {
         }
     }
 
-    /// Takes out the TCP connection of a raw tcp session, over which nothing was sent yet.
+    /// Takes out the TCP connection of a raw tcp session, over which nothing was sent yet, and the
+    /// router's port as [`PunchedConn::into_udp_socket`] does.
     ///
     /// # Errors
     /// `Unsupported` without [`raw`](super::Connector::raw) and for a udp session.
-    pub fn into_tcp_stream(self) -> io::Result<TcpStream> {
+    pub fn into_tcp_stream(self) -> io::Result<(TcpStream, Option<OuterPort>)> {
         match self.inner {
-            Inner::RawTcp { stream, .. } => Ok(stream),
+            Inner::RawTcp {
+                stream, outer_port, ..
+            } => Ok((stream, outer_port)),
             _ => Err(wrong("it is no raw tcp session")),
         }
     }

@@ -44,6 +44,8 @@ pub(super) struct Driver {
     pub(super) patience: Duration,
     pub(super) loopback: bool,
     port_mapping: bool,
+    /// Held as long as the session lives.
+    outer_port: Option<OuterPort>,
     /// The addresses of STUN servers, once their names are resolved.
     pub(super) stun: Vec<SocketAddr>,
     pub(super) machine: Vec<IpAddr>,
@@ -131,6 +133,7 @@ pub(super) fn start(
         patience: setup.patience,
         loopback: setup.loopback,
         port_mapping: setup.port_mapping,
+        outer_port: None,
         stun: Vec::new(),
         machine: Vec::new(),
         told: Vec::new(),
@@ -200,11 +203,9 @@ impl Driver {
         };
         tokio::pin!(resolve);
         let mut resolved = false;
-        let mapping = OuterPort::ask(Protocol::Udp, self.outer_port());
+        let mapping = OuterPort::ask(Protocol::Udp, self.local_port());
         tokio::pin!(mapping);
         let mut asked_router = false;
-        // Held as long as the session lives.
-        let mut outer_port = None;
         let mut commanded = true;
         let mut relayed = true;
         let mut batch = Vec::with_capacity(BATCH);
@@ -213,7 +214,7 @@ impl Driver {
             self.act();
             let now = now();
             if self.end_at.is_some() {
-                self.give_back(outer_port.take());
+                self.give_back();
             }
             if self.end_at.is_some_and(|at| at <= now) {
                 return self.farewell();
@@ -266,7 +267,7 @@ impl Driver {
                         let candidate = Candidate::new(CandidateKind::Mapped, port.address());
                         self.add_local(candidate, Via::Socket(MAIN));
                         self.state.send_modify(|state| state.holds_port = true);
-                        outer_port = Some(port);
+                        self.outer_port = Some(port);
                     }
                 }
                 () = sleep_until(due.into()) => {}
@@ -275,7 +276,7 @@ impl Driver {
     }
 
     /// The port that a router is asked to forward to; `None` where that makes no sense.
-    fn outer_port(&self) -> Option<u16> {
+    fn local_port(&self) -> Option<u16> {
         let wanted = self.port_mapping && self.agent.is_some() && !self.loopback;
         let mains = self.sockets.mains();
         let main = mains.iter().find(|(via, _)| *via == Via::Socket(MAIN));
@@ -283,8 +284,8 @@ impl Driver {
     }
 
     /// Gives the router's port back; who closes the session waits for that.
-    fn give_back(&self, port: Option<OuterPort>) {
-        if let Some(port) = port {
+    fn give_back(&mut self) {
+        if let Some(port) = self.outer_port.take() {
             let state = self.state.clone();
             tokio::spawn(async move {
                 port.release().await;
@@ -434,9 +435,11 @@ impl Driver {
                         "there is no direct path",
                     )),
                 };
-                if taken.is_ok() {
+                let taken = taken.map(|socket| {
                     self.end(Ended::Taken);
-                }
+                    self.state.send_modify(|state| state.holds_port = false);
+                    (socket, self.outer_port.take())
+                });
                 let _ = answer.send(taken);
             }
             Command::Restart => self.restart(),

@@ -36,7 +36,7 @@ use crate::client::relay::{Host, Relay};
 use crate::client::tcp::Offer;
 use crate::pairing::{ClientMessage, IceServer, Outcome, Role, SessionId, SessionSecrets};
 
-pub(crate) use outer_port::OuterPort;
+pub use outer_port::OuterPort;
 pub use paths::PathInfo;
 
 /// What waits in one direction at most. In front of the sockets a sender waits; what arrives and
@@ -146,9 +146,11 @@ pub(crate) struct State {
     pub(crate) holds_port: bool,
 }
 
+type Taken = (UdpSocket, Option<OuterPort>);
+
 enum Command {
     Send(Kind, Vec<u8>),
-    Take(oneshot::Sender<io::Result<UdpSocket>>),
+    Take(oneshot::Sender<io::Result<Taken>>),
     /// Looks for paths anew.
     Restart,
     /// Why there is no direct path.
@@ -300,8 +302,9 @@ impl Session {
         DirectLoss(self.commands.downgrade())
     }
 
-    /// Takes the socket of the direct path out, connected. The session ends without a word.
-    pub(crate) async fn take(&self) -> io::Result<UdpSocket> {
+    /// Takes the socket of the direct path out, connected, and the router's port that may lead to
+    /// it. The session ends without a word.
+    pub(crate) async fn take(&self) -> io::Result<Taken> {
         let (answer, taken) = oneshot::channel();
         let asked = self.commands.send(Command::Take(answer)).await;
         asked.map_err(|_| self.ended_error())?;

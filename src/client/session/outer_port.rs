@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use crate::client::port_mapping::PortMapping;
 use crate::pairing::Protocol;
 
-/// An outer port that leads to a local one, given back when this is dropped.
+/// A home router's outer port that leads to a local one. The router is asked to keep it as long
+/// as this lives, and gets it back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct OuterPort {
+pub struct OuterPort {
     address: SocketAddr,
     #[cfg(feature = "client")]
     held: PortMapping,
@@ -33,7 +34,7 @@ impl OuterPort {
     }
 
     /// Gives it back and waits until that is done, 1 s at most.
-    pub(crate) async fn release(self) {
+    pub async fn release(self) {
         self.held.release().await;
     }
 }
@@ -45,12 +46,13 @@ impl OuterPort {
         None
     }
 
-    pub(crate) async fn release(self) {}
+    /// Gives it back.
+    pub async fn release(self) {}
 }
 
 impl OuterPort {
     /// Where the peer is to send to.
-    pub(crate) const fn address(&self) -> SocketAddr {
+    pub const fn address(&self) -> SocketAddr {
         self.address
     }
 }
