@@ -1,6 +1,7 @@
 //! The other end of the protocol. It imports `wire` only, never `proto`: the two ends must not
 //! share a bug.
 
+mod budget;
 pub mod connect;
 #[cfg(feature = "client")]
 pub mod datagrams;

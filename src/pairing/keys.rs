@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hkdf::Hkdf;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Domain separation: every output has its own label behind this.
 const SALT: &[u8] = b"turnserver pairing v1";
@@ -59,27 +59,45 @@ impl AccessKey {
         }
     }
 
-    fn derive<const N: usize>(&self, label: &[u8], session: &[u8]) -> [u8; N] {
+    fn derive<const N: usize>(&self, info: &[&[u8]]) -> [u8; N] {
         let mut out = [0; N];
         Hkdf::<Sha256>::new(Some(SALT), self.0.as_bytes())
-            .expand_multi_info(&[label, session], &mut out)
+            .expand_multi_info(info, &mut out)
             .expect("fewer than 255 blocks");
         out
     }
 
     /// Under which the server lets the two find each other.
     pub fn rendezvous_id(&self) -> RendezvousId {
-        RendezvousId(self.derive(b"rid", &[]))
+        RendezvousId(self.derive(&[b"rid"]))
     }
 
-    /// What the two use between them in one session.
-    pub fn session(&self, session: &SessionId) -> SessionSecrets {
+    /// What the two use between them in one session, once each knows both salts. Other salts give other secrets: a server
+    /// that names a session as an older one gets nothing of that one accepted, and no key is
+    /// used for two of them.
+    pub fn session(&self, session: &SessionId, salts: &Salts) -> SessionSecrets {
+        let (initiator, receiver) = (&salts.initiator.0, &salts.receiver.0);
+        let derive = |label| self.derive(&[label, &session.0, initiator, receiver]);
         SessionSecrets {
-            check: self.derive(b"check", &session.0),
-            psk: self.derive(b"psk", &session.0),
-            seal: self.derive(b"seal", &session.0),
+            check: derive(b"check"),
+            seal: derive(b"seal"),
         }
     }
+
+    /// The pre-shared key of the Noise handshakes of one session. It is there before the salts
+    /// are: a handshake makes fresh keys of its own.
+    pub fn psk(&self, session: &SessionId) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.derive(&[b"psk", &session.0]))
+    }
+}
+
+/// What the two have drawn for one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Salts {
+    /// The initiator's.
+    pub initiator: Salt,
+    /// The receiver's.
+    pub receiver: Salt,
 }
 
 /// The secrets of one session, which the server never learns.
@@ -87,8 +105,6 @@ impl AccessKey {
 pub struct SessionSecrets {
     /// Keys the MESSAGE-INTEGRITY of connectivity checks.
     pub check: [u8; 32],
-    /// The pre-shared key of the Noise handshake.
-    pub psk: [u8; 32],
     /// Keys the blobs that the server forwards.
     pub seal: [u8; 32],
 }
@@ -154,6 +170,12 @@ identifier! {
     SessionId
 }
 
+identifier! {
+    /// 128 random bits that one side draws for one session alone. The server and everybody else
+    /// may know them.
+    Salt
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,45 +186,80 @@ mod tests {
         let id = key.rendezvous_id();
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(id.to_string().len(), 22);
-        let one = key.session(&SessionId([1; 16]));
-        let two = key.session(&SessionId([2; 16]));
+        let salts = Salts {
+            initiator: Salt([3; 16]),
+            receiver: Salt([4; 16]),
+        };
+        let one = key.session(&SessionId([1; 16]), &salts);
+        let two = key.session(&SessionId([2; 16]), &salts);
         assert_ne!(one.check, two.check);
-        assert_ne!(one.check, one.psk);
-        assert_ne!(one.psk, one.seal);
+        let psk = key.psk(&SessionId([1; 16]));
+        assert_ne!(psk, key.psk(&SessionId([2; 16])));
+        assert_ne!(one.check, *psk);
+        assert_ne!(one.seal, *psk);
+        assert_ne!(one.check, one.seal);
         assert_ne!(one.seal[..16], id.0);
+    }
+
+    /// Of whichever side the salt is another one: nothing is as before.
+    #[test]
+    fn each_salt_changes_every_secret() {
+        let key = AccessKey::new("k").expect("a key");
+        let secrets = |initiator, receiver| {
+            let [initiator, receiver] = [initiator, receiver].map(|byte| Salt([byte; 16]));
+            let salts = Salts {
+                initiator,
+                receiver,
+            };
+            key.session(&SessionId([1; 16]), &salts)
+        };
+        let one = secrets(3, 4);
+        for other in [secrets(5, 4), secrets(3, 5), secrets(4, 3)] {
+            assert_ne!(one.check, other.check);
+            assert_ne!(one.seal, other.seal);
+        }
     }
 
     /// The vectors of `docs/signalling.md`, which another implementation of HKDF computed.
     #[test]
     fn the_vectors_for_other_languages() {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
-        for (key, session, id, check, psk, seal) in [
+        for (key, session, initiator, receiver, id, check, psk, seal) in [
             (
                 "correct horse battery staple",
                 "AAECAwQFBgcICQoLDA0ODw",
+                "EBESExQVFhcYGRobHB0eHw",
+                "ICEiIyQlJicoKSorLC0uLw",
                 "Yr_O637HJxTkrCTWPU1ZGg",
-                "01346874891d3dc23df79d1572a40274ab4ccda9691918613f51872845e76608",
+                "53c7e94a4102e353bc01867340b268faee8aff3af5620d38884e2d636c80711b",
                 "d5160d3b84946dd6803655392ac5fe1c8af04135c2a6a7e1744c8ae8536b6aa3",
-                "bdd2e9cb3f719de35489146338fab4c8fecde3677f63108f81bd316b68db566b",
+                "c4a08a56308d20221b7ca100747140f4e9b4d8484cd11690ce8eafd07d43b525",
             ),
             (
                 "Schlüssel 🔑",
                 "_____________________w",
+                "AAAAAAAAAAAAAAAAAAAAAA",
+                "_____________________w",
                 "VFu8Dv3rPVlSn71ihUpkwA",
-                "b3c3ec99c06c6121c37a83c45c40ad57ac8c2cae3763a607a5b68022703ac04e",
+                "7338765eb2b204501d5e7a20b74f400c2208d3f466d4a6fd7b89916e0639dace",
                 "0ca1cafdfb56911ffef179327acf185b0c0e7242988f1bdeef12288271f32024",
-                "c9b1e5a2d257a11e144bfa68b266a17730674e9c990eee2998845696e91fbecb",
+                "2e2f21c89459342b3fb0ced3c46cc0430564946188d1a0b5c158b24ca01b2417",
             ),
         ] {
             let document = include_str!("../../docs/signalling.md");
-            for text in [key, session, id, check, psk, seal] {
+            for text in [key, session, initiator, receiver, id, check, psk, seal] {
                 assert!(document.contains(text), "{text} is not in the document");
             }
             let key = AccessKey::new(key).expect("a key");
             assert_eq!(key.rendezvous_id().to_string(), id);
-            let secrets = key.session(&session.parse().expect("a session"));
+            let salts = Salts {
+                initiator: initiator.parse().expect("a salt"),
+                receiver: receiver.parse().expect("a salt"),
+            };
+            let session = session.parse().expect("a session");
+            let secrets = key.session(&session, &salts);
             assert_eq!(hex(&secrets.check), check);
-            assert_eq!(hex(&secrets.psk), psk);
+            assert_eq!(hex(&*key.psk(&session)), psk);
             assert_eq!(hex(&secrets.seal), seal);
         }
     }

@@ -7,9 +7,9 @@ mod keys;
 mod messages;
 mod seal;
 
-pub use keys::{AccessKey, KeyError, RendezvousId, SessionId, SessionSecrets};
+pub use keys::{AccessKey, KeyError, RendezvousId, Salt, Salts, SessionId, SessionSecrets};
 pub use messages::{
     ClientMessage, ErrorCode, IceServer, Join, MAX_BLOB, Outcome, PathKind, Protocol, Role,
     ServerMessage,
 };
-pub use seal::{SealError, Sealed, Unsealed};
+pub use seal::{Blobs, Opened, SealError};

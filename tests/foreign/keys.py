@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -48,15 +49,43 @@ def rendezvous_id(access_key):
 
 
 class Secrets:
-    """The three secrets of a session."""
+    """The three secrets of a session. `salts` are the initiator's and the receiver's."""
 
-    def __init__(self, access_key, session):
+    def __init__(self, access_key, session, salts):
         self.session = from_text(session)
 
-        def derive(name):
-            return hkdf_sha256(access_key.encode(), SALT, name + self.session, 32)
+        def derive(info):
+            return hkdf_sha256(access_key.encode(), SALT, info, 32)
 
-        self.check, self.psk, self.seal = derive(b"check"), derive(b"psk"), derive(b"seal")
+        self.psk = derive(b"psk" + self.session)
+        self.check = derive(b"check" + self.session + b"".join(salts))
+        self.seal = derive(b"seal" + self.session + b"".join(salts))
+
+
+class Salt:
+    """What a side draws for one session; the first blob tells it."""
+
+    SIZE, HANDSHAKE = 16, 49
+
+    def __init__(self, role):
+        self.initiates = role == "initiator"
+        self.own = os.urandom(self.SIZE)
+
+    def first_blob(self):
+        return to_text(self.own)
+
+    def both(self, blob):
+        """The salts in order, with the one of the peer's first blob, and the handshake in that."""
+        try:
+            data = from_text(blob)
+        except ValueError as error:
+            raise Refused("the first blob is no salt") from error
+        salt, handshake = data[: self.SIZE], data[self.SIZE :]
+        allowed = (0,) if self.initiates else (0, self.HANDSHAKE)
+        if len(salt) != self.SIZE or len(handshake) not in allowed:
+            raise Refused("the first blob is no salt")
+        salts = [self.own, salt] if self.initiates else [salt, self.own]
+        return salts, handshake
 
 
 class Blobs:
@@ -95,10 +124,13 @@ def check_vectors(document):
         cells = [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
         if line.startswith("|") and len(cells) == 3:
             rows[cells[0]] = cells[1:]
+    def of_vector(at):
+        salts = [from_text(rows[f"{role}'s salt"][at]) for role in ("initiator", "receiver")]
+        return Secrets(rows["access key"][at], rows["session"][at], salts)
+
     count = 0
     for at in range(2):
-        key, session = rows["access key"][at], rows["session"][at]
-        secrets = Secrets(key, session)
+        key, secrets = rows["access key"][at], of_vector(at)
         for name, value in (
             ("rendezvous id", rendezvous_id(key)),
             ("check", secrets.check.hex()),
@@ -109,7 +141,7 @@ def check_vectors(document):
             count += 1
     # The sealed blobs are a block of two lines behind a sentence that says what is in them.
     block = document.split("### Blobs")[1].split("```\n")[1].split()
-    secrets = Secrets(rows["access key"][0], rows["session"][0])
+    secrets = of_vector(0)
     for blob, role, other, number in (
         (block[0], "initiator", "receiver", 0),
         (block[1], "receiver", "initiator", 1),

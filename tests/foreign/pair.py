@@ -43,7 +43,7 @@ class Meeting:
         self.join = {"role": self.role, "id": keys.rendezvous_id(key)}
         if protocol:
             self.join["protocol"] = protocol
-        self.paired = self.secrets = self.blobs = None
+        self.paired = self.secrets = self.blobs = self.first_said = None
         # Whether the server has nothing more to say: that does not touch a path that works.
         self.over = False
 
@@ -66,10 +66,26 @@ class Meeting:
             elif message["type"] == "error":
                 raise ServerError(message["code"])
         assert self.paired["role"] == self.role, self.paired
-        self.secrets = keys.Secrets(self.key, self.paired["session"])
-        self.blobs = keys.Blobs(self.secrets, self.role)
+        self._exchange_salts()
         fields = ("session", "protocol", "observed", "peer_observed", "ttl_s")
         event("paired", **{field: self.paired[field] for field in fields})
+
+    def _exchange_salts(self):
+        session = self.paired["session"]
+        salt = keys.Salt(self.role)
+        self.socket.say("signal", session=session, blob=salt.first_blob())
+        while not self.secrets:
+            message = self.socket.hear(20)
+            if message is None or message["type"] == "peer_left":
+                raise ServerError("the peer does not say its salt")
+            if message["type"] == "error":
+                raise ServerError(message["code"])
+            if message["type"] == "signal" and message["session"] == session:
+                salts, handshake = salt.both(message["blob"])
+                self.secrets = keys.Secrets(self.key, session, salts)
+                if handshake:
+                    self.first_said = {"datagram": keys.to_text(handshake)}
+        self.blobs = keys.Blobs(self.secrets, self.role)
 
     def tell(self, said):
         blob = self.blobs.seal(json.dumps(said).encode())
@@ -77,6 +93,9 @@ class Meeting:
 
     def said(self):
         """What the peer has said since the last time."""
+        if self.first_said:
+            said, self.first_said = self.first_said, None
+            yield said
         while not self.over and (message := self._heard()) is not None:
             if message["type"] == "signal" and message["session"] == self.paired["session"]:
                 yield json.loads(self.blobs.open(message["blob"]))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use turnserver::client::punch::{
     Agent, Candidate, CandidateKind, Config, Description, Event, Handled, Transmit, Via,
 };
-use turnserver::pairing::Role;
+use turnserver::pairing::{AccessKey, Role, Salt, Salts, SessionId};
 use turnserver::wire::{Builder, Class, Integrity, Key, Message, Method, TransactionId, attr};
 
 use crate::dice::Dice;
@@ -60,6 +60,81 @@ fn is_selected(events: &[Event]) -> bool {
     events
         .iter()
         .any(|event| matches!(event, Event::Selected(_)))
+}
+
+/// The key of the checks of a session: its name is always the same one.
+fn check_key(salts: [u8; 2]) -> [u8; 32] {
+    let [initiator, receiver] = salts.map(|byte| Salt([byte; 16]));
+    let key = AccessKey::new("k").expect("a key");
+    let salts = Salts {
+        initiator,
+        receiver,
+    };
+    key.session(&SessionId([1; 16]), &salts).check
+}
+
+/// A server that pairs two devices under the name of an older session of theirs, and repeats all
+/// that was checked then.
+#[test]
+fn checks_of_an_older_session_of_the_same_name_are_refused() {
+    let now = any_instant();
+    let [one, two] = ["192.0.2.1:1000", "198.51.100.1:2000"].map(address);
+    let pair = |salts| {
+        let key = check_key(salts);
+        [
+            agent(Role::Initiator, one, two, key, now),
+            agent(Role::Receiver, two, one, key, now),
+        ]
+    };
+    // The old session: everything that the two say until they have a path.
+    let mut old = pair([1, 2]);
+    let mut heard = Vec::new();
+    let mut selected = [false; 2];
+    for step in 0..100 {
+        let now = now + Duration::from_millis(10 * step);
+        for at in 0..2 {
+            old[at].handle_timeout(now);
+            let (sent, events) = drain(&mut old[at]);
+            selected[at] |= is_selected(&events);
+            for transmit in sent {
+                let from = [one, two][at];
+                old[1 - at].handle(now, MAIN, from, &transmit.bytes);
+                heard.push((1 - at, from, transmit.bytes));
+            }
+        }
+    }
+    assert_eq!(selected, [true; 2]);
+    // The new one: one of the two draws another salt, as each does.
+    for salts in [[3, 2], [1, 3]] {
+        let mut new = pair(salts);
+        for agent in &mut new {
+            drain(agent);
+        }
+        for (to, from, bytes) in &heard {
+            let taken = new[*to].handle(now, MAIN, *from, bytes);
+            assert_eq!(taken, Handled::NotMine, "{salts:?}");
+            let (sent, events) = drain(&mut new[*to]);
+            assert!(sent.is_empty() && events.is_empty(), "{salts:?}");
+        }
+    }
+}
+
+/// Before the peer's salt came there is no key, and nothing is sent or taken.
+#[test]
+fn without_a_key_nothing_is_sent_or_taken() {
+    let now = any_instant();
+    let [own, peer] = ["192.0.2.1:1000", "198.51.100.1:2000"].map(address);
+    let mut agent = Agent::new(Config::keyless(Role::Initiator), [1; 32]);
+    agent.add_local(host(own), MAIN, now);
+    let mut known = self::agent(Role::Receiver, peer, own, SECRET, now);
+    known.handle_timeout(now);
+    let check = drain(&mut known).0.pop().expect("a check").bytes;
+    assert_eq!(agent.handle(now, MAIN, peer, &check), Handled::NotMine);
+    assert!(drain(&mut agent).0.is_empty());
+    agent.begin(&SECRET);
+    agent.begin(&[9; 32]);
+    assert_eq!(agent.handle(now, MAIN, peer, &check), Handled::Consumed);
+    assert!(!drain(&mut agent).0.is_empty(), "it is answered");
 }
 
 /// Every genuine message of a punch, both ways.

@@ -18,7 +18,7 @@ use crate::client::relay::{Host, Relay};
 use crate::client::session::{Ended, OuterPort, PathInfo, Session, Setup, State, StreamDatagrams};
 use crate::client::tcp::noise::NoiseStream;
 use crate::client::tcp::{self, Offer};
-use crate::pairing::{Outcome, PathKind, Protocol, Role, SessionSecrets};
+use crate::pairing::{Outcome, PathKind, Protocol, Role, SessionId, SessionSecrets};
 
 /// How long a TCP connection may take; after that its bytes go through the relay.
 const TCP_WITHIN: Duration = Duration::from_secs(3);
@@ -31,7 +31,6 @@ const LEFT: Duration = Duration::from_secs(3);
 struct Establishing<'a> {
     options: &'a Options,
     role: Role,
-    secrets: SessionSecrets,
     session: Session,
     /// Of TCP: the local port that a router is asked to forward to.
     outer_port: Option<u16>,
@@ -46,7 +45,6 @@ pub(super) async fn establish(
     patience: Duration,
 ) -> Result<PunchedConn, ConnectError> {
     options.tell(Progress::Paired { peer: pair.peer });
-    let secrets = options.key.session(&pair.session);
     let protocol = pair.protocol;
     let (role, id, observed) = (pair.role, pair.session, pair.observed);
     let (local, server) = pair.ends;
@@ -60,10 +58,11 @@ pub(super) async fn establish(
     let outer_port = tcp.as_ref().and_then(tcp::Sockets::port_v4);
     let outer_port = outer_port.filter(|_| options.port_mapping && !loopback);
     let (peers, offered) = mpsc::channel(32);
+    let (keyed, secrets) = oneshot::channel();
     let setup = Setup {
         role,
         session: id,
-        secrets: secrets.clone(),
+        key: options.key.clone(),
         ice_servers: pair.ice_servers,
         stun: vec![Host {
             name: server.ip().to_string(),
@@ -79,6 +78,7 @@ pub(super) async fn establish(
         patience,
         post: pair.post,
         progress: options.progress.clone(),
+        keyed: tcp.is_some().then_some(keyed),
         offer,
         peers: tcp.is_some().then_some(peers),
     };
@@ -89,14 +89,16 @@ pub(super) async fn establish(
     let establishing = Establishing {
         options,
         role,
-        secrets,
         session,
         outer_port,
         deadline: Instant::now() + options.establish,
     };
     match protocol {
         Protocol::Udp => establishing.udp(datagrams).await,
-        Protocol::Tcp => establishing.tcp(datagrams, tcp, offered, id.0).await,
+        Protocol::Tcp => {
+            let sockets = tcp.map(|sockets| (sockets, secrets));
+            establishing.tcp(datagrams, sockets, offered, id).await
+        }
     }
 }
 
@@ -177,13 +179,13 @@ impl Establishing<'_> {
     async fn tcp(
         self,
         datagrams: StreamDatagrams,
-        sockets: Option<tcp::Sockets>,
+        sockets: Option<(tcp::Sockets, oneshot::Receiver<SessionSecrets>)>,
         offered: mpsc::Receiver<SocketAddr>,
-        prologue: [u8; 16],
+        id: SessionId,
     ) -> Result<PunchedConn, ConnectError> {
         let role = self.role;
         let raw = self.options.raw;
-        let punch = self.punch_tcp(sockets, offered, prologue);
+        let punch = self.punch_tcp(sockets, offered, id);
         tokio::pin!(punch);
         let inner = match role {
             // The initiator alone decides, and the receiver sees what it decided.
@@ -225,18 +227,21 @@ impl Establishing<'_> {
 
     async fn punch_tcp(
         &self,
-        sockets: Option<tcp::Sockets>,
+        sockets: Option<(tcp::Sockets, oneshot::Receiver<SessionSecrets>)>,
         offered: mpsc::Receiver<SocketAddr>,
-        prologue: [u8; 16],
+        id: SessionId,
     ) -> Result<Inner, String> {
-        let sockets = sockets.ok_or("only the relay is to be used")?;
-        let mut config = tcp::Config::new(self.role, self.secrets.check);
-        config.tries = self.options.tries.unwrap_or(config.tries);
-        config.timeout = match self.role {
+        let (sockets, secrets) = sockets.ok_or("only the relay is to be used")?;
+        let within = match self.role {
             Role::Initiator => TCP_WITHIN,
             Role::Receiver => TCP_WITHIN + TCP_GRACE,
         };
         let punch = async {
+            // The listeners are there; who dials already is kept waiting by the system.
+            let secrets = secrets.await.map_err(|_| "the session has ended")?;
+            let mut config = tcp::Config::new(self.role, secrets.check);
+            config.tries = self.options.tries.unwrap_or(config.tries);
+            config.timeout = within;
             let (punched, outer_port) = {
                 let punch = tcp::punch(&config, sockets, offered);
                 self.with_outer_port(punch).await
@@ -252,7 +257,8 @@ impl Establishing<'_> {
                     outer_port,
                 });
             }
-            let noise = NoiseStream::handshake(stream, self.role, &self.secrets.psk, &prologue);
+            let psk = self.options.key.psk(&id);
+            let noise = NoiseStream::handshake(stream, self.role, &psk, &id.0);
             let stream = Box::new(noise.await.map_err(|error| error.to_string())?);
             Ok(Inner::Tcp {
                 stream,
@@ -261,7 +267,7 @@ impl Establishing<'_> {
             })
         };
         let late = Err("no TCP connection within 3 s".to_owned());
-        timeout(config.timeout, punch).await.unwrap_or(late)
+        timeout(within, punch).await.unwrap_or(late)
     }
 
     /// Punches, and tells the peer of an outer port as soon as a router grants one.

@@ -6,16 +6,25 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::sleep_until;
 
 use super::error::ConnectError;
+use crate::client::budget::Budget;
+use crate::client::relay::now;
 use crate::client::rendezvous::{Rendezvous, RendezvousError};
 use crate::client::session::Post;
 use crate::pairing::{
     ClientMessage, ErrorCode, IceServer, Join, Protocol, Role, ServerMessage, SessionId,
 };
 
-/// Messages that wait in one direction at most.
+/// Messages to the server that wait at most; who has more of them waits.
 const QUEUE: usize = 64;
+/// Blobs for one session that wait at most: more than the server forwards at once.
+const POST: usize = 256;
+/// Messages that go out in one go, and how often one more: a little less than what the server
+/// takes from one connection before it ends it.
+const BURST: u32 = 300;
+const EACH: Duration = Duration::from_millis(25);
 
 /// Two devices were brought together.
 pub(super) struct Pair {
@@ -80,11 +89,14 @@ impl Office {
 
     /// Sorts until nobody needs it any more, or until the connection ends.
     pub(super) async fn run(mut self) -> Result<(), RendezvousError> {
+        let mut budget = Budget::new(BURST, EACH, now());
         let ended = loop {
             let waited_for = self.for_sessions.is_some();
+            let later = budget.later(now());
             tokio::select! {
-                message = self.outgoing.recv() => match message {
+                message = self.outgoing.recv(), if later.is_none() => match message {
                     Some(message) => {
+                        budget.spend();
                         if let ClientMessage::Leave { session } = &message {
                             self.sessions.remove(session);
                         }
@@ -95,6 +107,8 @@ impl Office {
                     // The session is over, or was never there.
                     None => break Ok(()),
                 },
+                // With many sessions at once they have to wait for each other.
+                () = sleep_until(later.unwrap_or_else(now).into()), if later.is_some() => {}
                 () = self.news.closed(), if waited_for => {
                     // Nobody waits any more. Sessions that a host has made go on without.
                     break Ok(());
@@ -139,7 +153,7 @@ impl Office {
                 let Some(outgoing) = self.for_sessions.clone() else {
                     return;
                 };
-                let (to_session, incoming) = mpsc::channel(QUEUE);
+                let (to_session, incoming) = mpsc::channel(POST);
                 self.sessions.insert(session, to_session);
                 if !self.is_host {
                     self.for_sessions = None;
@@ -169,10 +183,11 @@ impl Office {
         let _ = self.news.send(news).await;
     }
 
-    /// A session that does not read its post misses it.
+    /// A session that does not read its post gets no more of it: without one blob it could open
+    /// none of the later ones.
     fn deliver(&mut self, session: SessionId, what: Option<String>) {
         if let Some(to) = self.sessions.get(&session)
-            && let Err(mpsc::error::TrySendError::Closed(_)) = to.try_send(what)
+            && to.try_send(what).is_err()
         {
             self.sessions.remove(&session);
         }

@@ -5,7 +5,7 @@ use snow::params::NoiseParams;
 use snow::{Builder, HandshakeState, StatelessTransportState};
 use zeroize::Zeroizing;
 
-use crate::pairing::{Role, SessionId, SessionSecrets};
+use crate::pairing::{Role, SessionId};
 
 /// The length of both handshake messages: an ephemeral key and a tag.
 pub(super) const LEN: usize = 32 + 16;
@@ -22,11 +22,11 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new(secrets: &SessionSecrets, session: SessionId) -> Self {
+    pub(super) fn new(psk: &[u8; 32], session: SessionId) -> Self {
         let params = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s".parse();
         Self {
             params: params.expect("a name that the library knows"),
-            psk: Zeroizing::new(secrets.psk),
+            psk: Zeroizing::new(*psk),
             prologue: [PROLOGUE, &session.0].concat(),
         }
     }

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use crate::pairing::{Role, SessionId, SessionSecrets};
+use crate::pairing::{Role, SessionId};
 use handshake::{Agreed, Keys};
 pub use types::{Event, Kind, Received, SendError};
 use types::{Repeat, Said, State};
@@ -106,9 +106,10 @@ impl fmt::Debug for Secure {
 }
 
 impl Secure {
-    /// One side of a session. The initiator has something to send from the start.
-    pub fn new(secrets: &SessionSecrets, session: SessionId, role: Role, now: Instant) -> Self {
-        let keys = Keys::new(secrets, session);
+    /// One side of a session. The initiator has something to send from the start. The key is
+    /// [`AccessKey::psk`](crate::pairing::AccessKey::psk).
+    pub fn new(psk: &[u8; 32], session: SessionId, role: Role, now: Instant) -> Self {
+        let keys = Keys::new(psk, session);
         let state = match role {
             Role::Initiator => {
                 let mut handshake = Box::new(keys.state(role));

@@ -33,9 +33,9 @@ struct World {
     seen: Vec<(usize, Vec<u8>)>,
 }
 
-fn secrets(key: &str) -> SessionSecrets {
+fn psk(key: &str) -> Zeroizing<[u8; 32]> {
     let key = AccessKey::new(key).expect("a key");
-    key.session(&SessionId([5; 16]))
+    key.psk(&SessionId([5; 16]))
 }
 
 #[expect(
@@ -49,7 +49,7 @@ fn origin() -> Instant {
 impl World {
     fn new(keys: [&str; 2], harm: Harm, seed: u64) -> Self {
         let start = origin();
-        let side = |key, role| Secure::new(&secrets(key), SessionId([5; 16]), role, start);
+        let side = |key, role| Secure::new(&psk(key), SessionId([5; 16]), role, start);
         Self {
             start,
             now: start,
@@ -251,7 +251,7 @@ fn another_key_or_session_or_role_never_becomes_ready() {
 
     for (session, role) in [([6; 16], Role::Receiver), ([5; 16], Role::Initiator)] {
         let mut world = World::new(["k", "k"], Harm::default(), 1);
-        world.sides[1] = Secure::new(&secrets("k"), SessionId(session), role, world.now);
+        world.sides[1] = Secure::new(&psk("k"), SessionId(session), role, world.now);
         assert!(!world.run(20_000, |world| world.sides.iter().any(Secure::is_ready)));
         assert!(world.sides[1].refused() > 3);
     }
@@ -262,7 +262,7 @@ fn another_key_or_session_or_role_never_becomes_ready() {
 fn an_impostor_is_passed_over() {
     let mut world = World::new(["k", "k"], Harm::default(), 1);
     let mut impostor = Secure::new(
-        &secrets("guess"),
+        &psk("guess"),
         SessionId([5; 16]),
         Role::Initiator,
         world.now,

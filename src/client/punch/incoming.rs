@@ -20,11 +20,10 @@ impl Agent {
     /// this session, but may be anything else, also a STUN message for another client on the
     /// same socket.
     pub fn handle(&mut self, now: Instant, via: Via, from: SocketAddr, bytes: &[u8]) -> Handled {
-        if via == Via::Relay {
-            return Handled::NotMine;
-        }
         let ends = (via, from);
-        match self.checks.read(now, ends, bytes) {
+        let checks = self.checks.as_mut().filter(|_| via != Via::Relay);
+        let heard = checks.map_or(Heard::NotMine, |checks| checks.read(now, ends, bytes));
+        match heard {
             Heard::NotMine => return Handled::NotMine,
             Heard::Replay => self.stats.replays += 1,
             Heard::Reflection => self.stats.reflections += 1,
@@ -83,8 +82,10 @@ impl Agent {
             let soon = now + JUST_SENT;
             pair.due = Some(pair.due.map_or(soon, |due| due.min(soon)));
         }
-        let answer = self.checks.answer(id, ends.1, confirms);
-        self.transmit(ends, None, answer);
+        let checks = self.checks.as_ref();
+        if let Some(answer) = checks.map(|checks| checks.answer(id, ends.1, confirms)) {
+            self.transmit(ends, None, answer);
+        }
         if confirms {
             self.select(now, ends);
         }

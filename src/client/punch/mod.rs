@@ -18,7 +18,8 @@
 //! A request carries PRIORITY, ICE-CONTROLLING (from the initiator) or ICE-CONTROLLED (from the
 //! receiver) with the number of the request from 1 as a 64-bit value, USE-CANDIDATE when it
 //! nominates, MESSAGE-INTEGRITY-SHA256 keyed by [`check`](crate::pairing::SessionSecrets::check),
-//! and FINGERPRINT. There is no USERNAME: the key belongs to one session. A number is taken once,
+//! and FINGERPRINT. There is no USERNAME: the key belongs to one session, and to the salts that its
+//! two sides drew for it. A number is taken once,
 //! so a replay is refused; a request with the own role is a reflection and refused. Hence **one
 //! agent for each side of a session**: punch again by [`Agent::restart`], never by a second agent.
 //!
@@ -130,7 +131,8 @@ struct Base {
 /// One side's punching for one session.
 pub struct Agent {
     config: Config,
-    checks: Checks,
+    /// `None` before the key is known.
+    checks: Option<Checks>,
     rng: ChaCha12Rng,
     locals: Vec<Candidate>,
     bases: Vec<Base>,
@@ -179,8 +181,9 @@ impl Agent {
     /// An agent that knows no address yet. The seed must be known to nobody else: transaction ids
     /// come from it.
     pub fn new(config: Config, seed: [u8; 32]) -> Self {
+        let check = config.check.as_ref();
         Self {
-            checks: Checks::new(&config.check, config.role),
+            checks: check.map(|check| Checks::new(check, config.role)),
             config,
             rng: ChaCha12Rng::from_seed(seed),
             locals: Vec::new(),
@@ -204,6 +207,12 @@ impl Agent {
             events: VecDeque::new(),
             stats: Stats::default(),
         }
+    }
+
+    /// The peer's salt came, and the key of the checks is known. Later calls change nothing.
+    pub fn begin(&mut self, check: &[u8; 32]) {
+        let role = self.config.role;
+        self.checks.get_or_insert_with(|| Checks::new(check, role));
     }
 
     /// An own address, and the socket that it belongs to: also those that servers saw, for the

@@ -193,9 +193,10 @@ impl Agent {
     ) {
         self.stats.checks += 1;
         let priority = Candidate::new(CandidateKind::PeerReflexive, ends.1).priority();
-        let request = self
-            .checks
-            .request(now, ends, priority, nominates, &mut self.rng);
+        let Some(checks) = &mut self.checks else {
+            return;
+        };
+        let request = checks.request(now, ends, priority, nominates, &mut self.rng);
         self.transmit(ends, ttl, request);
     }
 

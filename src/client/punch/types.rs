@@ -24,8 +24,9 @@ pub struct Config {
     /// Which side this is. The initiator nominates.
     #[zeroize(skip)]
     pub role: Role,
-    /// Keys the checks: [`check`](crate::pairing::SessionSecrets::check).
-    pub check: [u8; 32],
+    /// Keys the checks: [`check`](crate::pairing::SessionSecrets::check). Without it, nothing is
+    /// sent or taken until [`Agent::begin`](super::Agent::begin).
+    pub check: Option<[u8; 32]>,
     /// How long one attempt lasts. Default: 10 s.
     #[zeroize(skip)]
     pub timeout: Duration,
@@ -46,6 +47,15 @@ pub struct Config {
 impl Config {
     /// The defaults.
     pub const fn new(role: Role, check: [u8; 32]) -> Self {
+        Self::with(role, Some(check))
+    }
+
+    /// The defaults, before the peer's salt and thus the key is known.
+    pub const fn keyless(role: Role) -> Self {
+        Self::with(role, None)
+    }
+
+    const fn with(role: Role, check: Option<[u8; 32]>) -> Self {
         Self {
             role,
             check,

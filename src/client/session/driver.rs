@@ -4,13 +4,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
 use super::alone::Alone;
 use super::discovery::Discovery;
 use super::loss::Loss;
-use super::note::{Envelope, Note};
+use super::note::Note;
+use super::outbox::Outbox;
 use super::paths::Paths;
 use super::proof::Proof;
 use super::sockets::{MAIN, Packet, Sockets};
@@ -18,7 +19,9 @@ use super::{Command, Ended, OuterPort, Post, Progress, Setup, State};
 use crate::client::noise::{self, Secure};
 use crate::client::punch::{self, Agent, Candidate, CandidateKind, Event, NatHint, Via};
 use crate::client::relay::{Relay, now, stun_servers};
-use crate::pairing::{IceServer, Outcome, PathKind, Protocol, SessionId};
+use crate::pairing::{
+    Blobs, IceServer, Outcome, PathKind, Protocol, Salt, SessionId, SessionSecrets,
+};
 
 /// What is read from the sockets before anything else is looked at.
 const BATCH: usize = 64;
@@ -53,7 +56,9 @@ pub(super) struct Driver {
     pub(super) told: Vec<Candidate>,
     pub(super) fresh: Vec<Candidate>,
     pub(super) nat: Option<NatHint>,
-    pub(super) envelope: Envelope,
+    pub(super) outbox: Outbox,
+    /// Who waits for the keys of TCP connections.
+    pub(super) keyed: Option<oneshot::Sender<SessionSecrets>>,
     pub(super) proof: Proof,
     pub(super) post: Option<Post>,
     pub(super) session: SessionId,
@@ -88,10 +93,10 @@ pub(super) fn start(
     let (packets, arrived) = mpsc::channel(super::QUEUE);
     let sockets = Sockets::open(setup.bind, packets)?;
     let agent = setup.direct.then(|| {
-        let mut config = punch::Config::new(setup.role, setup.secrets.check);
+        let mut config = punch::Config::keyless(setup.role);
         config.tries = setup.tries.unwrap_or(config.tries);
         config.timeout = setup.attempt.unwrap_or(config.timeout);
-        Ok::<_, io::Error>(Agent::new(config, seed()?))
+        Ok::<_, io::Error>(Agent::new(config, random()?))
     });
     let agent = agent.transpose()?;
     let paths = Paths::new(match setup.direct {
@@ -119,14 +124,17 @@ pub(super) fn start(
         None => Relay::start(&setup.ice_servers, bind, setup.patience),
     };
     let offer = setup.offer;
+    let psk = setup.key.psk(&setup.session);
+    let salt = Salt(random()?);
+    let blobs = Blobs::new(setup.key, setup.session, setup.role, salt);
     let mut driver = Driver {
-        secure: Secure::new(&setup.secrets, setup.session, setup.role, now),
+        secure: Secure::new(&psk, setup.session, setup.role, now),
         agent,
         paths,
         sockets,
         relay,
-        discovery: Discovery::new(seed()?),
-        loss: Loss::new(seed()?),
+        discovery: Discovery::new(random()?),
+        loss: Loss::new(random()?),
         ice_servers: setup.ice_servers,
         relay_local: None,
         bind,
@@ -139,7 +147,8 @@ pub(super) fn start(
         told: Vec::new(),
         fresh: Vec::new(),
         nat: None,
-        envelope: Envelope::new(&setup.secrets, setup.role),
+        outbox: Outbox::new(blobs, now),
+        keyed: setup.keyed,
         proof: Proof::default(),
         post: Some(setup.post),
         session: setup.session,
@@ -168,10 +177,10 @@ pub(super) fn start(
     Ok(watched)
 }
 
-fn seed() -> io::Result<[u8; 32]> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(io::Error::other)?;
-    Ok(seed)
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
 }
 
 /// A wait that never ends where there is nothing to wait for.
@@ -217,7 +226,7 @@ impl Driver {
                 self.give_back();
             }
             if self.end_at.is_some_and(|at| at <= now) {
-                return self.farewell();
+                return self.farewell().await;
             }
             let due = self.due(now);
             tokio::select! {
@@ -303,7 +312,8 @@ impl Driver {
         let provable = self.secure.is_ready() && self.paths.is_any();
         let proof = self.proof.poll_timeout().filter(|_| provable);
         let others = [agent, secure, discovery, notes, alone, proof];
-        let mine = [self.ask_at, self.end_at];
+        let outbox = self.outbox.poll_timeout();
+        let mine = [self.ask_at, self.end_at, outbox];
         let others = others.into_iter().chain(mine).flatten();
         others.fold(self.look_at, Instant::min)
     }
@@ -331,6 +341,7 @@ impl Driver {
         self.send_own(now);
         self.connected();
         self.send_notes(now);
+        self.post_blobs(now);
         self.publish();
     }
 

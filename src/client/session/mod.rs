@@ -14,6 +14,7 @@ mod gather;
 mod interfaces;
 mod loss;
 mod note;
+mod outbox;
 mod outer_port;
 mod packets;
 mod paths;
@@ -34,7 +35,9 @@ use crate::client::noise::{Kind, LARGEST_DATAGRAM};
 use crate::client::punch::NatHint;
 use crate::client::relay::{Host, Relay};
 use crate::client::tcp::Offer;
-use crate::pairing::{ClientMessage, IceServer, Outcome, Role, SessionId, SessionSecrets};
+use crate::pairing::{
+    AccessKey, ClientMessage, IceServer, Outcome, Role, SessionId, SessionSecrets,
+};
 
 pub use outer_port::OuterPort;
 pub use paths::PathInfo;
@@ -83,7 +86,7 @@ pub(crate) struct Post {
 pub(crate) struct Setup {
     pub(crate) role: Role,
     pub(crate) session: SessionId,
-    pub(crate) secrets: SessionSecrets,
+    pub(crate) key: AccessKey,
     pub(crate) ice_servers: Vec<IceServer>,
     /// Further servers that answer STUN over UDP.
     pub(crate) stun: Vec<Host>,
@@ -102,6 +105,8 @@ pub(crate) struct Setup {
     pub(crate) patience: Duration,
     pub(crate) post: Post,
     pub(crate) progress: Option<mpsc::UnboundedSender<Progress>>,
+    /// Where the secrets go when the peer's salt is there.
+    pub(crate) keyed: Option<oneshot::Sender<SessionSecrets>>,
     /// What the peer is told of TCP.
     pub(crate) offer: Option<Offer>,
     /// Where what the peer tells of TCP goes.

@@ -7,12 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::punch::Description;
 use crate::client::tcp::Offer;
-use crate::pairing::{MAX_BLOB, Role, Sealed, SessionSecrets, Unsealed};
 
-/// The most candidates in one note.
+/// The most candidates in one blob.
 const MOST: usize = 8;
-/// The longest note in bytes: sealed and in base64 it must be a blob.
-const LONGEST: usize = MAX_BLOB / 4 * 3 - 16;
+/// The most addresses of a kind that are told together.
+const MOST_TOLD: usize = 32;
 
 /// What one side tells the other; there may be any number of them, each with what is new.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,10 +47,42 @@ impl Note {
 
     /// The datagram in it.
     pub(crate) fn datagram(&self) -> Option<Vec<u8>> {
-        URL_SAFE_NO_PAD.decode(self.datagram.as_ref()?).ok()
+        Self::bytes_of(self.datagram.as_ref()?)
     }
 
-    /// The JSON of this note, cut into several where it tells of many candidates.
+    /// The bytes of [`Note::datagram`] as it is written.
+    pub(crate) fn bytes_of(datagram: &str) -> Option<Vec<u8>> {
+        URL_SAFE_NO_PAD.decode(datagram).ok()
+    }
+
+    /// Whether it says nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Says what `later` says as well. Of what is more than the peer reads, the latest stays.
+    pub(crate) fn add(&mut self, later: Self) {
+        let (now, then) = (&mut self.description, later.description);
+        add(&mut now.candidates, then.candidates);
+        now.nat = then.nat.or(now.nat);
+        now.end |= then.end;
+        if then.round > now.round {
+            // What was opened in an earlier attempt is of no use.
+            now.round = then.round;
+            now.opened.clear();
+            now.sockets = 0;
+        }
+        add(&mut now.opened, then.opened);
+        now.sockets = now.sockets.max(then.sockets);
+        if let Some(offer) = later.tcp {
+            let known = &mut self.tcp.get_or_insert_default().addresses;
+            add(known, offer.addresses);
+        }
+        self.datagram = later.datagram.or(self.datagram.take());
+    }
+
+    /// The JSON of this note, cut into several where it tells of more than one blob can hold. The
+    /// end of the candidates comes behind them.
     pub(crate) fn write(&self) -> Vec<Vec<u8>> {
         let mut first = self.clone();
         let mut rest = Vec::new();
@@ -65,9 +96,22 @@ impl Note {
                 rest.push(Self::from(description));
             }
         }
+        let crowded = candidates.len() + first.description.opened.len() > 0;
+        if let Some(offer) = first.tcp.take_if(|_| crowded) {
+            rest.push(Self {
+                tcp: Some(offer),
+                ..Self::default()
+            });
+        }
+        if let Some(last) = rest.last_mut() {
+            last.description.end = std::mem::take(&mut first.description.end);
+        }
         let notes = std::iter::once(first).chain(rest);
-        let json = notes.filter_map(|note| serde_json::to_vec(&note).ok());
-        json.filter(|json| json.len() <= LONGEST).collect()
+        notes.map(|note| note.json()).collect()
+    }
+
+    fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("nothing in it has no JSON")
     }
 
     /// Reads what the peer wrote. What a later version says is passed over.
@@ -76,82 +120,92 @@ impl Note {
     }
 }
 
-/// Seals and opens the blobs of one session.
-pub(crate) struct Envelope {
-    sealed: Sealed,
-    unsealed: Unsealed,
-}
-
-impl Envelope {
-    pub(crate) fn new(secrets: &SessionSecrets, role: Role) -> Self {
-        let peer = match role {
-            Role::Initiator => Role::Receiver,
-            Role::Receiver => Role::Initiator,
-        };
-        Self {
-            sealed: Sealed::new(secrets, role),
-            unsealed: Unsealed::new(secrets, peer),
+/// Appends what is new, and drops the oldest of too many.
+fn add<T: PartialEq>(known: &mut Vec<T>, later: Vec<T>) {
+    for one in later {
+        if !known.contains(&one) {
+            known.push(one);
         }
     }
-
-    /// A note as blobs.
-    pub(crate) fn seal(&mut self, note: &Note) -> Vec<String> {
-        let notes = note.write();
-        notes.iter().map(|json| self.sealed.seal(json)).collect()
-    }
-
-    /// What a blob says; `Err` when somebody without the access key made it.
-    pub(crate) fn open(&mut self, blob: &str) -> Result<Option<Note>, NotThePeer> {
-        let json = self.unsealed.open(blob).map_err(|_| NotThePeer)?;
-        Ok(Note::read(&json))
-    }
+    known.drain(..known.len().saturating_sub(MOST_TOLD));
 }
-
-/// The other side does not have the access key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotThePeer;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::punch::{Candidate, CandidateKind};
-    use crate::pairing::{AccessKey, SessionId};
+    use crate::client::punch::{Candidate, CandidateKind, Mapping, NatHint};
+    use crate::pairing::MAX_BLOB;
+
+    fn address(port: u16) -> std::net::SocketAddr {
+        let address = format!("[2001:db8:1111:2222:3333:4444:5555:6666]:{port}");
+        address.parse().expect("an address")
+    }
+
+    /// Everything at once, each as long as it may be.
+    fn full() -> Note {
+        let candidate = |port| Candidate::new(CandidateKind::ServerReflexive, address(port));
+        let description = Description {
+            candidates: (10_000..10_032).map(candidate).collect(),
+            nat: Some(NatHint {
+                mapping: Mapping::Sequential {
+                    delta: -64,
+                    next: 65_535,
+                },
+                filtering: None,
+            }),
+            end: true,
+            round: u32::MAX,
+            opened: (20_000..20_032).map(address).collect(),
+            sockets: u32::MAX,
+        };
+        Note {
+            description,
+            tcp: Some(Offer {
+                addresses: (30_000..30_032).map(address).collect(),
+            }),
+            datagram: Some("A".repeat(66)),
+        }
+    }
 
     #[test]
-    fn many_candidates_take_several_blobs() {
-        let secrets = AccessKey::new("k")
-            .expect("a key")
-            .session(&SessionId([1; 16]));
-        let candidate = |port| {
-            let address = format!("[2001:db8:1111:2222:3333:4444:5555:6666]:{port}");
-            Candidate::new(
-                CandidateKind::ServerReflexive,
-                address.parse().expect("one"),
-            )
-        };
-        let mut note = Note::default();
-        note.description.candidates = (10_000..10_020).map(candidate).collect();
-        note.description.end = true;
-        note.tcp = Some(Offer {
-            addresses: note
-                .description
-                .candidates
-                .iter()
-                .map(|c| c.address)
-                .collect(),
-        });
-        let mut one = Envelope::new(&secrets, Role::Initiator);
-        let mut two = Envelope::new(&secrets, Role::Receiver);
-        let blobs = one.seal(&note);
-        assert_eq!(blobs.len(), 3);
-        let mut told = Vec::new();
-        for blob in &blobs {
-            assert!(blob.len() <= MAX_BLOB);
-            let note = two.open(blob).expect("from the peer").expect("readable");
-            told.extend(note.description.candidates);
+    fn nothing_is_lost_where_it_takes_several_blobs() {
+        let note = full();
+        let parts = note.write();
+        assert_eq!(parts.len(), 5);
+        let mut told = Note::default();
+        for (at, part) in parts.iter().enumerate() {
+            // With the tag, in base64url.
+            assert!(
+                (part.len() + 16).div_ceil(3) * 4 <= MAX_BLOB,
+                "{}",
+                part.len()
+            );
+            let part = Note::read(part).expect("readable");
+            assert_eq!(part.description.end, at == 4, "the end comes last");
+            told.add(part);
         }
-        assert_eq!(told, note.description.candidates);
-        assert_eq!(two.open(&blobs[0]), Err(NotThePeer), "again");
+        assert_eq!(told, note);
+        assert_eq!(Note::default().write().len(), 1);
+    }
+
+    #[test]
+    fn notes_become_one() {
+        let mut note = full();
+        note.add(full());
+        assert_eq!(note, full(), "nothing twice");
+        let mut later = Note::default();
+        later.description.candidates = vec![Candidate::new(CandidateKind::Host, address(1))];
+        note.add(later);
+        let told = &note.description.candidates;
+        assert_eq!(told.len(), MOST_TOLD);
+        assert_eq!(told.last().map(|last| last.address), Some(address(1)));
+        let mut first = Note::default();
+        first.description.round = 1;
+        first.description.opened = vec![address(1)];
+        let mut second = Note::default();
+        second.description.round = 2;
+        first.add(second);
+        assert!(first.description.opened.is_empty(), "of the round before");
     }
 
     #[test]

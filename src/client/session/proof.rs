@@ -81,8 +81,11 @@ impl Driver {
             self.outcome = Outcome::Relayed;
         }
         let binding = self.secure.binding();
+        let path = self.paths.info();
         self.state.send_modify(|state| {
             state.ready = true;
+            // Who waited asks for it next.
+            state.path = path;
             state.binding = binding;
         });
     }

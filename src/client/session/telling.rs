@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
+
 use super::driver::{Driver, progress};
 use super::note::Note;
-use super::{Ended, Progress};
+use super::{Ended, Post, Progress};
 use crate::client::noise::Kind;
 use crate::client::punch::{Candidate, CandidateKind, Description};
 use crate::client::relay::{RelayEvent, now};
-use crate::pairing::ClientMessage;
+use crate::pairing::{ClientMessage, Opened, SessionSecrets};
 
 /// How often a note goes out that travels as datagrams, and how long after each other.
 const NOTE_AGAIN: [Duration; 3] = [
@@ -17,6 +19,9 @@ const NOTE_AGAIN: [Duration; 3] = [
     Duration::from_millis(250),
     Duration::from_millis(800),
 ];
+
+/// How long the last words to the pairing server may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Driver {
     /// Hands a datagram of the peer on; what nobody takes is dropped.
@@ -33,12 +38,30 @@ impl Driver {
     }
 
     pub(super) fn blob(&mut self, blob: &str) {
-        match self.envelope.open(blob) {
-            Ok(Some(note)) => self.note(&note),
-            Ok(None) => {}
+        match self.outbox.open(blob) {
+            Ok(Opened::Said(json)) => {
+                if let Some(note) = Note::read(&json) {
+                    self.note(&note);
+                }
+            }
+            Ok(Opened::Secrets(secrets, handshake)) => self.begin(secrets, handshake),
             // A path that was proven is not given up because of what a server forwards.
             Err(_) if self.secure.is_ready() => {}
             Err(_) => self.end(Ended::NotThePeer),
+        }
+    }
+
+    /// The peer's salt came: what follows from both can be used.
+    fn begin(&mut self, secrets: SessionSecrets, handshake: Option<Vec<u8>>) {
+        if let Some(agent) = &mut self.agent {
+            agent.begin(&secrets.check);
+        }
+        if let Some(bytes) = handshake {
+            self.handle_posted(&bytes);
+        }
+        if let Some(keyed) = self.keyed.take() {
+            // Who waited for it may have given up.
+            let _ = keyed.send(secrets);
         }
     }
 
@@ -62,15 +85,20 @@ impl Driver {
         }
     }
 
-    /// Tells the pairing server what became of the session.
-    pub(super) fn farewell(&self) {
-        if let Some(post) = &self.post {
-            let (session, outcome) = (self.session, self.outcome);
-            let _ = post
-                .outgoing
-                .try_send(ClientMessage::Result { session, outcome });
-            let _ = post.outgoing.try_send(ClientMessage::Leave { session });
-        }
+    /// Tells the pairing server what became of the session, when it can take that soon.
+    pub(super) async fn farewell(self) {
+        let (session, outcome) = (self.session, self.outcome);
+        let Some(Post { outgoing, .. }) = self.post else {
+            return;
+        };
+        let tell = async {
+            let result = ClientMessage::Result { session, outcome };
+            let leave = ClientMessage::Leave { session };
+            for message in [result, leave] {
+                let _ = outgoing.send(message).await;
+            }
+        };
+        let _ = timeout(FAREWELL, tell).await;
     }
 
     /// Sends through the relay to this address from now on.
@@ -83,26 +111,13 @@ impl Driver {
     /// Tells the peer, by every way there is.
     pub(super) fn tell(&mut self, note: Note) {
         let now = now();
-        self.put_in_post(&note);
         if self.secure.is_ready() {
             for json in note.write() {
                 let again = NOTE_AGAIN.iter().map(|wait| (now + *wait, json.clone()));
                 self.notes.extend(again);
             }
         }
-    }
-
-    /// Tells the peer through the pairing server.
-    fn put_in_post(&mut self, note: &Note) {
-        let Some(post) = &self.post else {
-            return;
-        };
-        for blob in self.envelope.seal(note) {
-            let session = self.session;
-            let _ = post
-                .outgoing
-                .try_send(ClientMessage::Signal { session, blob });
-        }
+        self.outbox.push(note);
     }
 
     /// Sends what the handshake and the session itself have to say, by every way that there is,
@@ -111,7 +126,7 @@ impl Driver {
         while let Some(bytes) = self.secure.poll_transmit() {
             let ways: Vec<_> = self.paths.all_ways().collect();
             if self.proof.posts(&bytes, ways.is_empty()) {
-                self.put_in_post(&Note::of_datagram(&bytes));
+                self.outbox.push(Note::of_datagram(&bytes));
             }
             for way in ways {
                 self.send_by(way, &bytes);
