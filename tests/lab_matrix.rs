@@ -77,7 +77,7 @@ fn tcp_is_direct_at_a_distance() {
     ]);
     let output = run(&command, Duration::from_secs(120));
     assert_eq!(output.code, 0, "{}", output.text);
-    assert_eq!(output.text.lines().count(), 5, "{}", output.text);
+    assert_eq!(output.text.matches(" tcp ").count(), 5, "{}", output.text);
 }
 
 #[test]
@@ -91,6 +91,23 @@ fn a_mapped_port_is_given_back() {
     );
     assert_eq!(output.code, 0, "{}", output.text);
     assert_eq!(output.text.lines().count(), 4, "{}", output.text);
+}
+
+/// `turnctl nat` says of each kind what it is, as JSON and in words.
+#[test]
+fn turnctl_nat_names_every_kind() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let [python, script] = lab("nat");
+    let (binaries, _) = binary().rsplit_once('/').expect("a path");
+    let command = [python.as_str(), &script, "--bin", binaries];
+    let output = run(&command, Duration::from_secs(180));
+    assert_eq!(output.code, 0, "{}", output.text);
+    // Twice for each kind.
+    assert!(
+        output.text.matches("utlook").count() >= 26,
+        "{}",
+        output.text
+    );
 }
 
 /// Whoever kills a run, at whatever moment, has nothing to clear away.

@@ -23,6 +23,12 @@ class Result:
     pair: str
     protocol: str
     loss: float
+    # Whether packets are lost several in a row.
+    bursts: bool = False
+    # Milliseconds of each way.
+    delay: float = 0
+    # Of the sources.
+    commit: str = None
     connected: bool = False
     direct: bool = False
     first_byte: float = None
@@ -30,10 +36,10 @@ class Result:
     reason: str = None
     # What went wrong, when it is not connected.
     error: str = None
-    # Milliseconds of each way.
-    delay: float = 0
-    # Seconds by what took them, when the direct path was cut and healed, see `moves.py`.
+    # Seconds by what took them, when the direct path was cut and healed, see `moves.py`, or a host
+    # had another way into the net, see `roams.py`, and which one.
     moves: dict = None
+    case: str = None
 
     def line(self):
         return json.dumps(asdict(self))
@@ -111,6 +117,9 @@ class End:
 class Attempt:
     """Runs one; `server` is what `turnctl` gets as its server."""
 
+    commit = None
+    delay = 0
+
     def __init__(self, lab, turnctl, server, protocol, initiator, settle):
         self.lab = lab
         self.turnctl = turnctl
@@ -128,6 +137,9 @@ class Attempt:
             pair="x".join(kind.name for kind in self.lab.kinds.values()),
             protocol=self.protocol,
             loss=self.lab.loss,
+            bursts=self.lab.bursts,
+            delay=self.delay,
+            commit=self.commit,
         )
         try:
             self.talk(result)
@@ -154,11 +166,11 @@ class Attempt:
         start = min((at for at in paired if at), default=spawned)
         result.first_byte = max(end.arrived for end in self.ends) - start
         # A stream does not move; datagrams do, to the direct path.
-        waits = self.settle if self.protocol == "udp" else 1
+        stays = self.protocol == "tcp"
         self.watch(
-            waits,
+            self.settle,
             lambda: all(end.path() == "direct" for end in self.ends)
-            or all(end.when("gave_up") for end in self.ends),
+            or all(end.when("gave_up") or stays and end.path() for end in self.ends),
         )
         for end, peer in zip(self.ends, reversed(range(2))):
             line = self.line(end)
@@ -186,10 +198,16 @@ class Attempt:
     def finish(self):
         """Ends both in order."""
         for end in self.ends:
-            end.process.stdin.close()
+            try:
+                end.process.stdin.close()
+            except BrokenPipeError:
+                pass  # It has ended, and its code says how.
         self.until("end", TO_END, lambda: all(end.open == 0 for end in self.ends), ending=True)
         for end in self.ends:
-            code = end.process.wait(timeout=TO_END)
+            try:
+                code = end.process.wait(timeout=TO_END)
+            except subprocess.TimeoutExpired:
+                raise Failed(f"{end.name} said all and did not end: {end.told()}") from None
             if code != 0:
                 raise Failed(f"{end.name} ended with code {code}: {end.told()}")
 

@@ -35,9 +35,16 @@ class Kind:
     nats: int = 1
     ipv6_only: bool = False
     port_mapper: bool = False
+    # Hosts behind it reach each other by their outer addresses.
+    hairpin: bool = False
 
-    def rules(self, inside, ipv6):
-        """The rule set of the outermost router; `inside` is the host's address for it."""
+    @property
+    def opens(self):
+        """The set of what it lets in."""
+        return {INDEPENDENT: "open", ADDRESS: "open_to"}.get(self.filtering if self.nats else None)
+
+    def rules(self, inside, outside):
+        """The rule set of a router: `inside` is the host's address for it, `outside` its own."""
         ipv4 = "meta nfproto ipv4 meta l4proto { tcp, udp }"
         egress, dnat, snat = "", "", "masquerade"
         if self.filtering == INDEPENDENT:
@@ -57,8 +64,14 @@ class Kind:
             snat = f"meta l4proto udp masquerade to :{to}; meta l4proto tcp masquerade to :{to}"
         elif self.mapping == ADDRESS_AND_PORT:
             snat = "masquerade fully-random"
+        back_in, back_out = "", ""
+        if self.hairpin:
+            back_in = f'iifname "lan" ip daddr {outside} jump inwards;'
+            back_out = f'oifname "lan" ip saddr {inside} snat ip to {outside}'
         mapper = ("jump mapped", "jump mapped_in") if self.port_mapper else ("", "")
         return RULES.format(
+            back_in=back_in,
+            back_out=back_out,
             mapped=mapper[0],
             mapped_in=mapper[1],
             egress=egress,
@@ -74,11 +87,12 @@ RULES = """
 table inet nat {{
   set open {{ type inet_proto . inet_service; flags dynamic,timeout; timeout 120s; }}
   set open_to {{ type ipv4_addr . inet_proto . inet_service; flags dynamic,timeout; timeout 120s; }}
-  chain arriving {{ type nat hook prerouting priority dstnat; iifname "wan" jump inwards; }}
+  chain arriving {{ type nat hook prerouting priority dstnat; iifname "wan" jump inwards; {back_in} }}
   chain inwards {{ {mapped_in}; {dnat}; }}
   chain leaving {{
     type nat hook postrouting priority srcnat;
     oifname "wan" meta nfproto ipv4 jump outwards
+    {back_out}
   }}
   chain outwards {{ {snat}; masquerade; }}
   chain own {{
@@ -123,7 +137,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("N0", "public address, no NAT", filtering=INDEPENDENT, nats=0),
-        Kind("N1", "full cone", filtering=INDEPENDENT),
+        Kind("N1", "full cone", filtering=INDEPENDENT, hairpin=True),
         Kind("N2", "address-restricted", filtering=ADDRESS),
         Kind("N3", "port-restricted, keeps the port"),
         Kind("N3b", "as N3, but answers strays", drops_strays=False),
@@ -137,3 +151,11 @@ KINDS = {
         Kind("N9", "as N5, but maps ports on request", mapping=ADDRESS_AND_PORT, port_mapper=True),
     )
 }
+
+
+def every_kind():
+    """Pairs that have every kind. With one that speaks only IPv6 the other would be measured by
+    that."""
+    names = [name for name, kind in KINDS.items() if not kind.ipv6_only]
+    pairs = list(zip(names[::2], names[1::2] + names[:1]))
+    return pairs + [(name, name) for name, kind in KINDS.items() if kind.ipv6_only]

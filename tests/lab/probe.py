@@ -117,6 +117,10 @@ def probe_udp(servers):
         "preserved": seen[0][1] == sock.getsockname()[1],
         "translated": seen[0][0] != own_address(first),
     }
+    if result["translated"]:
+        fresh().sendto(b"hairpin", seen[0])
+        back = select.select([sock], [], [], WAIT)[0]
+        result["hairpin"] = bool(back) and sock.recv(100) == b"hairpin"
     sock = fresh()
     ask(sock, first, PORTS[0], 0)
     if ask(sock, first, PORTS[0], 3):

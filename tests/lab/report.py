@@ -12,7 +12,7 @@ BARS = {
     "P04": "N5 with N5, N6 with any: the relay, first byte within 0.1 s of pairing",
     "P05": "TCP among N0 to N3: 98 of 100 direct within 3 s; with N3b: 90",
     "P06": "the first byte within 0.1 s of pairing, on any pair",
-    "P12": "with 5 % loss every attempt connects",
+    "P12": "with loss every attempt connects",
 }
 
 # What a session whose path moves is measured by, and the bars P07 and P08, in seconds.
@@ -22,6 +22,8 @@ MOVES = {
     "gap while direct died": 1,
     "direct again after": 10,
     "gap while it came back": 0.05,
+    "gap after a move": 2,
+    "direct after a move": 10,
 }
 
 
@@ -101,11 +103,12 @@ def summary(results):
 
 
 def moves(results):
-    """Markdown: how the sessions fared whose direct path was cut and healed."""
+    """Markdown: how the sessions fared whose path was cut and healed, or whose host moved."""
     found = {}
     for result in results:
         if result.moves is not None:
-            found.setdefault(result.pair, []).append(result)
+            name = f"{result.pair}, {result.case}" if result.case else result.pair
+            found.setdefault(name, []).append(result)
     if not found:
         return []
     names = [name for name in MOVES if any(name in r.moves for rs in found.values() for r in rs)]
@@ -155,6 +158,9 @@ def tables(results, loss, delay):
         if (why := missed(pair, protocol, attempts, loss))
     ]
     text += bars(found, misses, loss, delay)
+    commits = sorted({result.commit for result in results if result.commit})
+    if commits:
+        text += ["", f"Sources: {', '.join(commits)}"]
     return "\n".join(text)
 
 
@@ -193,14 +199,14 @@ def spread(counts):
     return str(low) if low == high else f"{low} to {high}"
 
 
-def write(path, results, loss, moved, delay):
-    """Replaces what stands between the markers of this loss, of the moves, or of this distance."""
+def write(path, results, name):
+    """Replaces what stands between the markers of this name."""
     with open(path) as file:
         text = file.read()
-    name = "moves" if moved else f"delay {delay:g} ms" if delay else f"loss {loss:g} %"
     begin, end = f"<!-- measured, {name}: begin -->", f"<!-- measured, {name}: end -->"
     before, rest = text.split(begin)
     after = rest.split(end)[1]
-    table = "\n".join(moves(results)) if moved else tables(results, loss, delay)
+    moved = moves(results)
+    table = "\n".join(moved) if moved else tables(results, results[0].loss, results[0].delay)
     with open(path, "w") as file:
         file.write(f"{before}{begin}\n{table}\n{end}{after}")

@@ -53,13 +53,23 @@ async fn look(options: &Options) -> Result<ExitCode, String> {
         ..nat::Options::default()
     };
     let mut answered = false;
+    let mut families = Vec::new();
     for v4 in [true, false] {
-        let servers: Vec<_> = servers
-            .iter()
-            .copied()
-            .filter(|s| s.is_ipv4() == v4)
-            .collect();
-        if servers.is_empty() {
+        let mut servers = servers.clone();
+        servers.retain(|server| server.is_ipv4() == v4);
+        if let Some(first) = servers.first() {
+            let way = nat::has_way(*first, how.bind).await;
+            families.push((v4, way, servers));
+        }
+    }
+    let offline = families.iter().all(|(_, way, _)| !way);
+    for (v4, way, servers) in families {
+        if !way && !offline {
+            // What this machine does not speak is neither blocked nor behind a NAT.
+            if !options.json {
+                let version = if v4 { 4 } else { 6 };
+                println!("IPv{version}: not spoken here, the system knows no way to the server");
+            }
             continue;
         }
         let (report, granted) = tokio::join!(nat::discover(&servers, &how), grants(v4));

@@ -93,6 +93,14 @@ pub async fn discover(servers: &[SocketAddr], options: &Options) -> io::Result<R
     Ok(report)
 }
 
+/// Whether the system knows a way from this local address to a server at all. Nothing is sent.
+pub async fn has_way(server: SocketAddr, bind: Option<IpAddr>) -> bool {
+    match socket(server, bind).await {
+        Ok(probe) => probe.connect(server).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
 /// Asks every server, and the first one's other address at both of its ports.
 async fn outer_addresses(
     main: &UdpSocket,
