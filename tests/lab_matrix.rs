@@ -110,6 +110,24 @@ fn turnctl_nat_names_every_kind() {
     );
 }
 
+/// A session goes on when a host moves to another network or its NAT gets another address, without
+/// a byte lost or doubled, and is direct again.
+#[test]
+fn a_host_that_moves_stays_connected() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let [python, script] = lab("matrix");
+    let (binaries, _) = binary().rsplit_once('/').expect("a path");
+    let cases = "v4 to v4,v4 to v6,v6 to v4,new address,two uplinks,down and up,new outer address";
+    let options = [
+        "--roam", cases, "--pairs", "N3xN3", "--jobs", "7", "--limit", "120", "--bin", binaries,
+    ];
+    let mut command = vec![python.as_str(), &script];
+    command.extend(options);
+    let output = run(&command, Duration::from_secs(200));
+    assert_eq!(output.code, 0, "{}", output.text);
+    assert_eq!(output.text.matches("1 of 1").count(), 7, "{}", output.text);
+}
+
 /// Whoever kills a run, at whatever moment, has nothing to clear away.
 #[test]
 fn nothing_is_left_of_a_lab_that_is_killed() {

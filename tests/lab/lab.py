@@ -239,6 +239,7 @@ class Lab:
             server = self.start("server", command, stdout=file, stderr=file)
         if not listens(server, "tcp", PORT):
             raise RuntimeError(f"turnserver does not listen: {open(log).read()}")
+        return server
 
     def end(self, process):
         """Ends a program and forgets it."""

@@ -33,6 +33,9 @@ class Moves(Attempt):
         self.stay()
         moved = time.monotonic()
         measured["gap while direct came"] = self.gap(0, moved)
+        # For comparison: what the programs and this machine take by themselves.
+        self.stay()
+        measured["gap while nothing moved"] = self.gap(moved, time.monotonic())
         self.lab.cut()
         cut = time.monotonic()
         self.stream("relayed", TO_RELAY, lambda: self.all_paths("relayed"))

@@ -18,6 +18,7 @@ BARS = {
 # What a session whose path moves is measured by, and the bars P07 and P08, in seconds.
 MOVES = {
     "gap while direct came": 0.05,
+    "gap while nothing moved": 0.05,
     "relayed after": 1,
     "gap while direct died": 1,
     "direct again after": 10,

@@ -29,9 +29,10 @@ class Roams(Moves):
 
     def talk(self, result):
         result.case = self.case
-        if " to " in self.case:
-            self.lab.leave()
-            self.use("a", self.case.split(" to ")[0])
+        # The other cases are of IPv4, and only of that, or IPv6 would go on as if nothing were.
+        before = self.case.split(" to ")[0] if " to " in self.case else "v4"
+        self.lab.leave()
+        self.use("a", before)
         initiator, receiver = self.connect()
         self.sent = {end: 0 for end in self.ends}
         self.came = {end: [] for end in self.ends}

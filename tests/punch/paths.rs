@@ -132,6 +132,21 @@ fn a_router_that_restarts_costs_seconds() {
     }
 }
 
+/// Ports in order are further on when the first attempt has failed: they are measured again.
+#[test]
+fn a_later_attempt_knows_the_ports_that_come_next_too() {
+    let mut direct = 0;
+    for seed in 0..40 {
+        let mut world = World::new([Kind::N4(1, 0.1), Kind::N4(2, 0.1)], NET, seed);
+        world.cut = true;
+        let gave_up = |w: &World| w.sides.iter().all(|side| side.gave_up.is_some());
+        assert!(world.run(Duration::from_secs(20), gave_up), "{seed}");
+        world.cut = false;
+        direct += u32::from(world.run(Duration::from_secs(12), World::both_selected));
+    }
+    assert!(direct >= 38, "{direct} of 40");
+}
+
 /// Losses of a fifth, in runs, do not shake a path off.
 #[test]
 fn losses_do_not_end_a_path() {

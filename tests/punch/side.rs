@@ -12,6 +12,8 @@ pub(crate) struct Side {
     pub(super) blocked: bool,
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) hint: Option<NatHint>,
+    /// How many sockets only looked at the NAT.
+    fresh: u16,
     pub(crate) path: Option<Path>,
     pub(crate) selected_at: Option<Instant>,
     pub(crate) lost_at: Option<Instant>,
@@ -102,6 +104,7 @@ impl Side {
             blocked: kind == Kind::N6,
             candidates,
             hint: None,
+            fresh: 0,
             path: None,
             selected_at: None,
             lost_at: None,
@@ -134,7 +137,7 @@ impl Side {
     }
 
     /// Asks both server ports from the main socket and, where they saw different ports, from
-    /// another one.
+    /// fresh ones.
     pub(super) fn gather(
         &mut self,
         now: Instant,
@@ -163,8 +166,14 @@ impl Side {
             }
         }
         if refines && seen[0] != seen[1] {
-            let other = SocketAddr::new(main.ip(), main.port() + 1);
-            seen.extend(SERVERS.iter().map(|server| ask(other, server)));
+            seen.clear();
+            // Later more, as the driver of sessions does.
+            let sockets = if self.fresh == 0 { 2 } else { 8 };
+            for _ in 0..sockets {
+                self.fresh += 1;
+                let other = SocketAddr::new(main.ip(), main.port() + self.fresh);
+                seen.extend(SERVERS.iter().map(|server| ask(other, server)));
+            }
         }
         self.hint = Some(refine(hint, &seen));
     }

@@ -380,6 +380,10 @@ impl World {
                     side.selected_at = Some(now);
                     side.moves += 1;
                 }
+                Event::Measure => {
+                    let asked = now + self.net.latency;
+                    self.push(asked, Item::Ask { side: at });
+                }
                 Event::Lost(_) => {
                     let side = &mut self.sides[at];
                     side.path = None;

@@ -39,7 +39,7 @@ const FIRST_PORT: u16 = 1024;
 const WINDOW: i16 = 48;
 
 /// Predicted ports between two NATs that count, see [`in_order`].
-const IN_ORDER: i16 = 32;
+const IN_ORDER: i16 = 48;
 
 /// Between two predicted ports, and between two passes over them.
 const SWEEP_PACE: Duration = Duration::from_millis(3);
@@ -105,15 +105,12 @@ fn window(peer: Counting) -> Vec<SocketAddr> {
 /// when each goes to the other's n-th next port. When others took `s` ports of one NAT and `t` of
 /// the other before, then the receiver's packet number m must go `s + t` ports further to meet
 /// the initiator's packet number m + t. So the initiator goes straight on, and the receiver leaves
-/// out a port after every third: `s + t` from 0 to 7 meet somewhere.
+/// out every second port: its lead grows by one with each packet, until it is `s + t`. It must
+/// grow faster than others take ports meanwhile; while it does they meet, whatever `s + t` is.
 fn in_order(peer: Counting, role: Role) -> Vec<SocketAddr> {
-    let place = |at: i16| match role {
-        Role::Initiator => at,
-        Role::Receiver => at + at / 3,
-    };
-    let count = match role {
-        Role::Initiator => IN_ORDER,
-        Role::Receiver => IN_ORDER * 3 / 4,
+    let (count, place): (_, fn(i16) -> i16) = match role {
+        Role::Initiator => (IN_ORDER, |at| at),
+        Role::Receiver => (IN_ORDER * 2 / 3, |at| at * 2),
     };
     let targets = (0..count).map(|at| peer.after(place(at)));
     targets.filter(|target| target.port() != 0).collect()
@@ -368,6 +365,15 @@ impl Agent {
                 }
                 self.probe(now, via, ip);
             }
+        }
+    }
+
+    /// In another attempt ports in order are further on: both sides look again before they send.
+    pub(super) fn measure_again(&mut self) {
+        if matches!(self.plan(), Plan::InOrder(_)) {
+            self.local_nat = None;
+            self.remote_nat = None;
+            self.events.push_back(Event::Measure);
         }
     }
 

@@ -65,7 +65,8 @@
 //! # Hard NATs
 //!
 //! * one port after the other for every destination: the ports that come next are predicted, and
-//!   tried in an order in which two such NATs meet although others take ports in between;
+//!   tried in an order in which two such NATs meet although others take ports in between. In each
+//!   later attempt both sides measure again where they are, and tell `nat` anew before they send;
 //! * random ports on one side: that side opens 255 more sockets and an opener from each, the
 //!   other one probes random ports: 1,024 within a second, at most twice;
 //! * random ports on one side and no fixed port on the other: given up soon, with the reason.
@@ -268,6 +269,7 @@ impl Agent {
     /// What the peer told. Anything may come, any number of times; at most 32 addresses are kept,
     /// the latest ones.
     pub fn add_remote(&mut self, description: &Description, now: Instant) {
+        self.peer_is_at(description.round, now);
         if let Some(nat) = description.nat {
             self.remote_nat = Some(nat);
         }
@@ -280,6 +282,7 @@ impl Agent {
             self.events
                 .push_back(Event::GaveUp(Reason::NothingInCommon));
         }
+        // For an agent that had nothing to check before.
         self.peer_is_at(description.round, now);
         let opened = description.opened.iter().take(MOST_IN_DESCRIPTION);
         let ours = opened.filter(|a| self.locals.iter().any(|local| local.address == **a));

@@ -86,15 +86,20 @@ pub fn classify(observations: &[SocketAddr]) -> Option<NatHint> {
 /// last. More of them make the step surer, and the later the last one is, the surer the next
 /// port. An independent one stays as it is.
 pub fn refine(hint: NatHint, observations: &[SocketAddr]) -> NatHint {
-    let (Some(last), false) = (
-        observations.last(),
-        hint.mapping == Mapping::Independent || observations.len() < 2,
-    ) else {
+    if hint.mapping == Mapping::Independent || observations.len() < 2 {
         return hint;
-    };
-    let mapping = match step(observations) {
-        Some(delta) => sequential(delta, last.port()),
-        None => Mapping::Random,
+    }
+    let mut in_turn = observations.to_vec();
+    if let (None, Mapping::Sequential { delta, .. }) = (step(&in_turn), hint.mapping) {
+        // A question that was lost and asked again came to the NAT after others.
+        in_turn.sort_unstable_by_key(SocketAddr::port);
+        if delta < 0 {
+            in_turn.reverse();
+        }
+    }
+    let mapping = match (step(&in_turn), in_turn.last()) {
+        (Some(delta), Some(last)) => sequential(delta, last.port()),
+        _ => Mapping::Random,
     };
     NatHint { mapping, ..hint }
 }
@@ -175,6 +180,13 @@ mod tests {
         assert_eq!(better.mapping, expected);
         let independent = classify(&seen(&[4000, 4000])).expect("two");
         assert_eq!(refine(independent, &seen(&[4000, 5000])), independent);
+        // The second one was lost at first.
+        let late = refine(hint, &seen(&[4002, 4005, 4003, 4004]));
+        let expected = Mapping::Sequential {
+            delta: 1,
+            next: 4006,
+        };
+        assert_eq!(late.mapping, expected);
         let not_at_all = refine(hint, &seen(&[4000, 4002, 60000, 1024]));
         assert_eq!(not_at_all.mapping, Mapping::Random);
     }

@@ -99,6 +99,9 @@ impl Agent {
         self.nomination = None;
         self.grace = None;
         let selected = self.selected_ends();
+        if round > 1 && selected.is_none() {
+            self.measure_again();
+        }
         let left = match selected {
             Some(_) => IMPROVE_TRIES,
             None => self.config.tries,

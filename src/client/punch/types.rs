@@ -167,6 +167,10 @@ pub enum Event {
     OpenSockets(u16),
     /// Close the sockets that were opened so, but not this one. 0 is none of them.
     CloseSocketsExcept(u16),
+    /// Both NATs count their ports, and are further on in this attempt: look at the own one again
+    /// ([`refine`](super::refine)) from fresh sockets that take 16 ports or more, call [`set_local_nat`](super::Agent::set_local_nat), and tell
+    /// the peer.
+    Measure,
     /// Use this path, the first one or another. Both directions passed.
     Selected(Path),
     /// There is no direct path any more: use the relay. Punching goes on.

@@ -165,6 +165,11 @@ impl Link {
         self.ahead && own == Some(peer.ip())
     }
 
+    /// Asks the server whether the allocation is still there.
+    pub(super) fn check(&mut self) {
+        self.client.refresh(now(), &mut self.ids);
+    }
+
     /// Sends to a peer, or drops what cannot be sent (yet).
     pub(super) fn send(&mut self, peer: SocketAddr, data: &[u8]) {
         let bound = |known: &&Peer| known.address == peer && known.progress == Progress::Bound;

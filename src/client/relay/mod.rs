@@ -29,6 +29,8 @@ const RESERVED: usize = 64;
 /// Between attempts, doubled up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+/// An allocation that lasted so long is made again at once when it is lost.
+const LASTED: Duration = Duration::from_secs(1);
 
 /// The monotonic clock, which follows a paused one in tests.
 pub(super) fn now() -> Instant {
@@ -88,6 +90,7 @@ pub enum RelayEvent {
 
 enum Command {
     Reach(SocketAddr),
+    Check,
     Send(SocketAddr, Vec<u8>),
 }
 
@@ -139,6 +142,12 @@ impl Relay {
         let _ = self.commands.try_send(Command::Reach(peer));
     }
 
+    /// Makes sure that the server still knows us: a NAT that gives us another address does not
+    /// tell. An allocation that is lost so is made again.
+    pub fn check(&self) {
+        let _ = self.commands.try_send(Command::Check);
+    }
+
     /// Sends to a peer that is reachable, or drops what cannot be sent.
     pub fn send(&self, peer: SocketAddr, data: Vec<u8>) {
         let _ = self.commands.try_send(Command::Send(peer, data));
@@ -174,8 +183,13 @@ impl Task {
                 None => return,
                 Some(Ok(link)) => {
                     pause = PAUSE;
+                    let since = now();
                     match self.serve(link).await {
                         None => return,
+                        Some(lost) if now() >= since + LASTED => {
+                            self.tell(RelayEvent::Lost(lost));
+                            continue;
+                        }
                         Some(lost) => lost,
                     }
                 }
@@ -205,7 +219,7 @@ impl Task {
                 done = &mut work => return Some(done),
                 command = self.commands.recv() => match command? {
                     Command::Reach(peer) => self.peers.push(peer),
-                    Command::Send(..) => {}
+                    Command::Check | Command::Send(..) => {}
                 },
             }
         }
@@ -235,6 +249,7 @@ impl Task {
                         }
                         link.reach(peer);
                     }
+                    Some(Command::Check) => link.check(),
                     Some(Command::Send(peer, data)) => link.send(peer, &data),
                     None => {
                         link.release().await;

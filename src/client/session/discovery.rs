@@ -101,6 +101,18 @@ impl Discovery {
         of_it.filter_map(|question| question.seen).collect()
     }
 
+    /// Whether some server has not answered a socket yet.
+    pub(super) fn is_waiting(&self, via: Via) -> bool {
+        self.questions
+            .iter()
+            .any(|question| question.via == via && question.seen.is_none())
+    }
+
+    /// Asks no more from a socket.
+    pub(super) fn forget(&mut self, via: Via) {
+        self.questions.retain(|question| question.via != via);
+    }
+
     /// When to call [`Discovery::poll_transmit`] again.
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let open = |q: &&Question| q.seen.is_none() && (q.sends < SENDS || q.due > now);

@@ -9,6 +9,7 @@ use tokio::time::sleep_until;
 
 use super::alone::Alone;
 use super::discovery::Discovery;
+use super::gather;
 use super::loss::Loss;
 use super::note::Note;
 use super::outbox::Outbox;
@@ -26,7 +27,7 @@ use crate::pairing::{
 /// What is read from the sockets before anything else is looked at.
 const BATCH: usize = 64;
 /// The interfaces are looked at this often.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(500);
 /// How long the peer's repeated closing is confirmed.
 const LINGER: Duration = Duration::from_millis(500);
 /// A move of the round-trip time below this is not worth telling.
@@ -55,7 +56,9 @@ pub(super) struct Driver {
     /// Candidates that the peer was told, and those that it is to be told next.
     pub(super) told: Vec<Candidate>,
     pub(super) fresh: Vec<Candidate>,
-    pub(super) nat: Option<NatHint>,
+    /// What the servers saw of the main socket tells this of the own NAT.
+    pub(super) seen_of_nat: Option<NatHint>,
+    pub(super) closer: Option<gather::Closer>,
     pub(super) outbox: Outbox,
     /// Who waits for the keys of TCP connections.
     pub(super) keyed: Option<oneshot::Sender<SessionSecrets>>,
@@ -72,7 +75,7 @@ pub(super) struct Driver {
     pub(super) to_user: mpsc::Sender<Vec<u8>>,
     pub(super) to_streams: mpsc::Sender<Vec<u8>>,
     /// The path that was told last.
-    shown: Option<(PathKind, Option<SocketAddr>)>,
+    pub(super) shown: Option<(PathKind, Option<SocketAddr>)>,
     pub(super) plain: Vec<u8>,
     pub(super) sealed: Vec<u8>,
     look_at: Instant,
@@ -146,7 +149,8 @@ pub(super) fn start(
         machine: Vec::new(),
         told: Vec::new(),
         fresh: Vec::new(),
-        nat: None,
+        seen_of_nat: None,
+        closer: None,
         outbox: Outbox::new(blobs, now),
         keyed: setup.keyed,
         proof: Proof::default(),
@@ -313,7 +317,8 @@ impl Driver {
         let proof = self.proof.poll_timeout().filter(|_| provable);
         let others = [agent, secure, discovery, notes, alone, proof];
         let outbox = self.outbox.poll_timeout();
-        let mine = [self.ask_at, self.end_at, outbox];
+        let closer = self.closer.as_ref().map(|closer| closer.until);
+        let mine = [self.ask_at, self.end_at, outbox, closer];
         let others = others.into_iter().chain(mine).flatten();
         others.fold(self.look_at, Instant::min)
     }
@@ -333,6 +338,7 @@ impl Driver {
             self.ask_servers();
         }
         self.ask_whether_alone(now);
+        self.looked_closer(now);
         self.agent_events(now);
         while let Some((via, to, bytes)) = self.discovery.poll_transmit(now) {
             self.sockets.send(via, to, None, &bytes);
@@ -350,6 +356,7 @@ impl Driver {
             return;
         };
         let mut told = Vec::new();
+        let mut measure = false;
         loop {
             while let Some(transmit) = agent.poll_transmit() {
                 let punch::Transmit {
@@ -372,6 +379,7 @@ impl Driver {
                     agent.add_sockets(opened, now);
                 }
                 Event::CloseSocketsExcept(keep) => self.sockets.close_except(keep),
+                Event::Measure => measure = true,
                 Event::Selected(path) => {
                     self.paths.selected(now, path);
                     self.proof.proven();
@@ -402,6 +410,9 @@ impl Driver {
         }
         for description in told {
             self.tell(description.into());
+        }
+        if measure {
+            self.look_closer(gather::CLOSER_AGAIN);
         }
     }
 
@@ -467,26 +478,6 @@ impl Driver {
             }
             Command::Close(code) => self.secure.close(now, code),
         }
-    }
-
-    /// Tells who watches when something has changed.
-    fn publish(&mut self) {
-        let info = self.paths.info();
-        let refused = self.secure.refused() > 0;
-        if self.paths.is_any() && self.state.borrow().ready {
-            let shown = Some((info.path, info.remote));
-            if self.shown != shown {
-                self.shown = shown;
-                progress(&self.progress, Progress::Path(info.clone()));
-            }
-        }
-        self.state.send_if_modified(|state| {
-            let changed = state.path != info || state.refused != refused;
-            state.gave_up &= info.path == PathKind::Relayed;
-            state.refused = refused;
-            state.path = info;
-            changed
-        });
     }
 }
 

@@ -1,24 +1,42 @@
 //! Which addresses this machine has, which ones servers see, and what follows when they change.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use super::discovery::Seen;
 use super::driver::{Driver, progress};
 use super::{Progress, interfaces};
-use crate::client::punch::{Candidate, CandidateKind, Description, Via, classify};
+use crate::client::punch::{
+    Candidate, CandidateKind, Description, Mapping, NatHint, Via, classify, refine,
+};
 use crate::client::relay::{Relay, now};
 
 /// Without a direct path the servers are asked this often, which also keeps the own NAT's
 /// mapping alive.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
 
+/// Sockets that look closer at a NAT that counts, and how long they wait for answers.
+const CLOSER: u16 = 2;
+/// More of them for a later attempt: each takes ports, so that those that come next lie beyond all
+/// that were tried before, and every packet of the new attempt is the first to its destination.
+pub(super) const CLOSER_AGAIN: u16 = 8;
+const CLOSER_FOR: Duration = Duration::from_millis(500);
+
+/// A closer look at a NAT that counts its ports, from sockets that nothing else uses.
+pub(super) struct Closer {
+    hint: NatHint,
+    sockets: Range<u16>,
+    pub(super) until: Instant,
+}
+
 impl Driver {
     /// Looks at the machine's addresses. When they have changed, everything begins anew but the
     /// session itself.
     pub(super) fn look(&mut self) {
         let machine = interfaces::addresses(self.bind, self.loopback);
-        if machine == self.machine {
+        // Without any address nothing can be done; what comes after is compared with what was before.
+        if machine.is_empty() || machine == self.machine {
             return;
         }
         let changed = !self.machine.is_empty();
@@ -44,7 +62,7 @@ impl Driver {
             }
         }
         self.told.clear();
-        self.nat = None;
+        self.seen_of_nat = None;
         self.gather();
         if let Some(agent) = &mut self.agent {
             agent.restart(now());
@@ -87,21 +105,80 @@ impl Driver {
         // The hint comes before the address where both are new: with ports in order every packet
         // of the agent counts.
         if let Some(nat) = classify(&all).filter(|_| seen.mapped.is_ipv4())
-            && self.nat != Some(nat)
+            && self.seen_of_nat != Some(nat)
         {
-            self.nat = Some(nat);
-            self.paths.nat(nat.in_words());
-            progress(&self.progress, Progress::Nat(nat));
-            if let Some(agent) = &mut self.agent {
-                agent.set_local_nat(nat, now());
+            self.seen_of_nat = Some(nat);
+            match nat.mapping {
+                Mapping::Sequential { .. } => self.look_closer(CLOSER),
+                Mapping::Independent | Mapping::Random => self.know_nat(nat),
             }
-            let description = Description {
-                nat: Some(nat),
-                ..Description::default()
-            };
-            self.tell(description.into());
         }
         self.add_local(candidate, seen.via);
+    }
+
+    /// What the own NAT does: the agent and the peer are told.
+    fn know_nat(&mut self, nat: NatHint) {
+        self.paths.nat(nat.in_words());
+        progress(&self.progress, Progress::Nat(nat));
+        if let Some(agent) = &mut self.agent {
+            agent.set_local_nat(nat, now());
+        }
+        let description = Description {
+            nat: Some(nat),
+            ..Description::default()
+        };
+        self.tell(description.into());
+    }
+
+    /// Asks the servers from fresh sockets, which get the latest ports: two ports tell the step
+    /// only if nobody else took one in between.
+    pub(super) fn look_closer(&mut self, sockets: u16) {
+        let Some(hint) = self.seen_of_nat.filter(|_| self.closer.is_none()) else {
+            return;
+        };
+        let now = now();
+        let sockets = self.sockets.open_more(sockets);
+        for number in sockets.clone() {
+            self.discovery
+                .ask(Via::Socket(number), true, &self.stun, now);
+        }
+        self.closer = Some(Closer {
+            hint,
+            sockets,
+            until: now + CLOSER_FOR,
+        });
+    }
+
+    /// Whether that was an answer to a closer look, which needs no more.
+    pub(super) fn seen_closer(&mut self, via: Via) -> bool {
+        let of_it = |closer: &Closer| {
+            let mut all = closer.sockets.clone().map(Via::Socket);
+            all.any(|own| own == via)
+        };
+        if !self.closer.as_ref().is_some_and(of_it) {
+            return false;
+        }
+        self.looked_closer(now());
+        true
+    }
+
+    /// Concludes a closer look when all have answered, or when it has lasted long enough.
+    pub(super) fn looked_closer(&mut self, now: Instant) {
+        let Some(closer) = &self.closer else {
+            return;
+        };
+        let all = closer.sockets.clone().map(Via::Socket);
+        if now < closer.until && all.clone().any(|via| self.discovery.is_waiting(via)) {
+            return;
+        }
+        let seen: Vec<_> = all.flat_map(|via| self.discovery.seen(via)).collect();
+        let (nat, sockets) = (refine(closer.hint, &seen), closer.sockets.clone());
+        self.closer = None;
+        for number in sockets {
+            self.discovery.forget(Via::Socket(number));
+            self.sockets.close(number);
+        }
+        self.know_nat(nat);
     }
 
     /// An own address was found: the agent and the peer are told, once.

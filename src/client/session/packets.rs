@@ -30,6 +30,9 @@ impl Driver {
             for way in self.paths.ways(now) {
                 self.send_by(way, &sealed);
             }
+            if self.paths.is_relay_in_doubt(now) {
+                self.relay.check();
+            }
             if self.paths.is_direct()
                 && let Some(agent) = &mut self.agent
             {
@@ -61,7 +64,10 @@ impl Driver {
         }
         let now = now();
         if let Some(seen) = self.discovery.handle(via, from, &bytes) {
-            return self.seen(seen);
+            return match self.seen_closer(via) {
+                true => {}
+                false => self.seen(seen),
+            };
         }
         if let Some(agent) = &mut self.agent
             && !self.loss.takes()
@@ -102,6 +108,7 @@ impl Driver {
             }
         };
         self.plain = plain;
+        self.paths.not_quiet();
         match arrival {
             Arrival::Post => {}
             Arrival::Direct(via, from) => {

@@ -11,6 +11,15 @@ use crate::pairing::PathKind;
 /// arrives twice is dropped on the other side.
 const DOUBT: Duration = Duration::from_millis(300);
 
+/// Where something is sent and nothing comes for so long, the relay is asked whether it still knows
+/// us, then after twice the time, up to [`LONGEST_QUIET`].
+const QUIET: Duration = Duration::from_millis(500);
+const LONGEST_QUIET: Duration = Duration::from_secs(30);
+
+/// So long after a direct path was found, what is sent goes through the relay as well: the peer
+/// may notice the path later, and nothing shall wait for that.
+const BEGINNING: Duration = Duration::from_millis(200);
+
 /// How two devices are connected, for programs and people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathInfo {
@@ -40,6 +49,7 @@ pub(super) enum Way {
 #[derive(Debug)]
 struct Direct {
     path: Path,
+    since: Instant,
     heard: Instant,
 }
 
@@ -54,6 +64,8 @@ pub(super) struct Paths {
     /// Whether the relay lets it be reached.
     reachable: bool,
     relay_rtt: Option<Duration>,
+    /// When to ask the relay next, and how long to wait then.
+    quiet: Option<(Instant, Duration)>,
     nat: Option<String>,
     reason: String,
 }
@@ -67,15 +79,41 @@ impl Paths {
             peer_relayed: None,
             reachable: false,
             relay_rtt: None,
+            quiet: None,
             nat: None,
             reason: reason.to_owned(),
         }
     }
 
+    /// Something is sent; whether to ask the relay if it still knows us.
+    pub(super) fn is_relay_in_doubt(&mut self, now: Instant) -> bool {
+        if self.own_relayed.is_none() {
+            return false;
+        }
+        match self.quiet {
+            None => {
+                self.quiet = Some((now + QUIET, QUIET));
+                false
+            }
+            Some((at, wait)) if at <= now => {
+                let wait = (wait * 2).min(LONGEST_QUIET);
+                self.quiet = Some((now + wait, wait));
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// The peer was heard, whichever way.
+    pub(super) const fn not_quiet(&mut self) {
+        self.quiet = None;
+    }
+
     /// Where to send a datagram now: the best way, and a second one when the best is in doubt.
     pub(super) fn ways(&self, now: Instant) -> impl Iterator<Item = Way> + use<> {
         let direct = self.direct.as_ref();
-        let doubtful = direct.is_none_or(|direct| direct.heard + DOUBT <= now);
+        let doubtful = direct
+            .is_none_or(|direct| direct.heard + DOUBT <= now || now < direct.since + BEGINNING);
         let direct = direct.map(|direct| Way::Direct(direct.path.via, direct.path.remote));
         let relay = self.relay().filter(|_| doubtful);
         direct.into_iter().chain(relay)
@@ -119,7 +157,11 @@ impl Paths {
             CandidateKind::Relayed => "the peer answers through its relay",
         }
         .to_owned();
-        self.direct = Some(Direct { path, heard: now });
+        self.direct = Some(Direct {
+            path,
+            since: now,
+            heard: now,
+        });
     }
 
     /// The round-trip time of the direct path, when it has changed by much.
@@ -141,6 +183,7 @@ impl Paths {
             && (direct.path.via, direct.path.remote) == (via, from)
         {
             direct.heard = now;
+            self.quiet = None;
         }
     }
 
@@ -255,7 +298,9 @@ mod tests {
         let direct = Way::Direct(Via::Socket(0), address("203.0.113.1:5"));
         assert_eq!(paths.ways(start).collect::<Vec<_>>(), [relay]);
         paths.selected(start, path());
-        assert_eq!(paths.ways(start).collect::<Vec<_>>(), [direct]);
+        assert_eq!(paths.ways(start).collect::<Vec<_>>(), [direct, relay]);
+        let settled = start + BEGINNING;
+        assert_eq!(paths.ways(settled).collect::<Vec<_>>(), [direct]);
         assert_eq!(paths.all_ways().collect::<Vec<_>>(), [direct, relay]);
         let later = start + DOUBT;
         assert_eq!(paths.ways(later).collect::<Vec<_>>(), [direct, relay]);
@@ -284,6 +329,25 @@ mod tests {
         assert_eq!(info.path, PathKind::Direct);
         assert_eq!(info.remote, Some(address("203.0.113.1:5")));
         assert_eq!(info.rtt, Some(Duration::from_millis(3)));
+    }
+
+    #[test]
+    fn a_relay_is_asked_when_nothing_comes_back() {
+        let mut now = origin();
+        assert!(!Paths::new("no relay").is_relay_in_doubt(now));
+        let mut paths = relayed();
+        let mut asked = Vec::new();
+        for ms in 0..4_000 {
+            now += Duration::from_millis(1);
+            if paths.is_relay_in_doubt(now) {
+                asked.push(ms);
+            }
+        }
+        assert_eq!(asked, [500, 1500, 3500]);
+        paths.not_quiet();
+        assert!(!paths.is_relay_in_doubt(now), "the peer was heard");
+        assert!(!paths.is_relay_in_doubt(now + QUIET / 2));
+        assert!(paths.is_relay_in_doubt(now + QUIET));
     }
 
     #[test]

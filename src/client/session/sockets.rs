@@ -126,6 +126,11 @@ impl Sockets {
         start..end
     }
 
+    /// Closes one.
+    pub(super) fn close(&mut self, number: u16) {
+        self.open.remove(&number);
+    }
+
     /// Closes all but the main sockets and this one.
     pub(super) fn close_except(&mut self, keep: u16) {
         self.open

@@ -11,7 +11,7 @@ use super::{Ended, Post, Progress};
 use crate::client::noise::Kind;
 use crate::client::punch::{Candidate, CandidateKind, Description};
 use crate::client::relay::{RelayEvent, now};
-use crate::pairing::{ClientMessage, Opened, SessionSecrets};
+use crate::pairing::{ClientMessage, Opened, PathKind, SessionSecrets};
 
 /// How often a note goes out that travels as datagrams, and how long after each other.
 const NOTE_AGAIN: [Duration; 3] = [
@@ -183,5 +183,25 @@ impl Driver {
     fn no_relay(&mut self, why: String) {
         progress(&self.progress, Progress::NoRelay(why.clone()));
         self.state.send_modify(|state| state.no_relay = Some(why));
+    }
+
+    /// Tells who watches when something has changed.
+    pub(super) fn publish(&mut self) {
+        let info = self.paths.info();
+        let refused = self.secure.refused() > 0;
+        if self.paths.is_any() && self.state.borrow().ready {
+            let shown = Some((info.path, info.remote));
+            if self.shown != shown {
+                self.shown = shown;
+                progress(&self.progress, Progress::Path(info.clone()));
+            }
+        }
+        self.state.send_if_modified(|state| {
+            let changed = state.path != info || state.refused != refused;
+            state.gave_up &= info.path == PathKind::Relayed;
+            state.refused = refused;
+            state.path = info;
+            changed
+        });
     }
 }

@@ -163,6 +163,14 @@ impl Client {
         self.ask(Ask::Channel(number, peer), now, ids);
     }
 
+    /// Refreshes the allocation before it is due, unless the server is being asked for something
+    /// already: the answer tells whether it still knows this 5-tuple.
+    pub fn refresh(&mut self, now: Instant, ids: &mut Ids) {
+        if self.allocation.is_some() && !self.is_busy() {
+            self.ask(Ask::Refresh, now, ids);
+        }
+    }
+
     /// Gives the allocation back: a Refresh with LIFETIME 0 (RFC 8656 section 8.1). What still
     /// waits for its turn is forgotten.
     pub fn release(&mut self, now: Instant, ids: &mut Ids) {
