@@ -118,8 +118,8 @@ impl<M: Mailbox, G> Seat<M, G> {
         self.room.table().signal(now, self.key, session, blob)
     }
 
-    /// Takes note that this side tells what became of a session. Whether it counts: a side can
-    /// tell only a few times.
+    /// Takes note that this side tells what became of a session, also of one of its latest that
+    /// are over. Whether it counts: a side can tell only a few times.
     ///
     /// # Errors
     /// `NoSession` when it is not this seat's.
@@ -127,12 +127,12 @@ impl<M: Mailbox, G> Seat<M, G> {
         self.room.table().report(self.key, session)
     }
 
-    /// Whether this seat takes part in any session.
+    /// Whether this seat takes part in any session that is not over.
     pub fn has_sessions(&self) -> bool {
         self.room.table().has_sessions(self.key)
     }
 
-    /// Leaves a session; the peer is told.
+    /// Leaves a session, which ends it; the peer is told.
     ///
     /// # Errors
     /// `NoSession` when it is not this seat's.

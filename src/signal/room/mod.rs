@@ -4,6 +4,7 @@
 //! Nobody removes what somebody else put in: every connection has a seat, which owns its waiting
 //! entry and its part of sessions, and whose guard ([`Seat`]) takes all of it away on drop.
 
+mod ended;
 mod guard;
 mod table;
 #[cfg(test)]
@@ -24,7 +25,7 @@ pub struct RoomLimits {
     pub waiting_per_source: usize,
     /// Of those under one rendezvous id.
     pub waiting_per_id: usize,
-    /// Sessions in all whose ends can still send signals.
+    /// Sessions in all: of two that can signal to each other.
     pub sessions: usize,
     /// Sessions of one connection.
     pub sessions_per_seat: usize,

@@ -1,5 +1,7 @@
 //! The tables of the room and what happens in them.
 
+mod upkeep;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,6 +14,7 @@ use crate::pairing::{ErrorCode, MAX_BLOB, Protocol, RendezvousId, Role, SessionI
 use crate::proto::Mono;
 use crate::proto::bucket::TokenBucket;
 
+use super::ended::Ended;
 use super::{Event, Mailbox, Open, Pairing, RoomLimits, Source, Wait, Waiting};
 
 /// Signals a second that a side of a session may send for long.
@@ -30,6 +33,7 @@ struct SeatState<M> {
     signals: bool,
     waiting: Option<Box<Entry>>,
     sessions: Vec<SessionId>,
+    ended: Ended,
 }
 
 /// A waiting initiator.
@@ -44,9 +48,10 @@ struct Entry {
     endpoints: Box<[SocketAddr]>,
 }
 
+/// Two that can signal to each other. It is over when one of them leaves: the other one need not
+/// say anything for that, and may stay for years.
 struct Session<G> {
-    /// The initiator's side, then the receiver's; `None` for one that is not there (any more).
-    sides: [Option<Side>; 2],
+    sides: [Side; 2],
     open: G,
 }
 
@@ -104,6 +109,7 @@ impl<M: Mailbox, G> Table<M, G> {
             signals,
             waiting: None,
             sessions: Vec::new(),
+            ended: Ended::default(),
         };
         self.seats.insert(key, seat);
         key
@@ -115,7 +121,7 @@ impl<M: Mailbox, G> Table<M, G> {
             return;
         };
         for session in seat.sessions {
-            self.leave_side(key, session);
+            self.end(session, key);
         }
     }
 
@@ -235,9 +241,9 @@ impl<M: Mailbox, G> Table<M, G> {
         if entry.target_ip.is_some_and(|ip| ip != observed.ip()) {
             return Err(ErrorCode::NobodyWaits);
         }
-        if self.sessions.len() >= self.limits.sessions
-            || initiator.sessions.len() >= self.limits.sessions_per_seat
-        {
+        let full = self.sessions.len() >= self.limits.sessions
+            || initiator.sessions.len() >= self.limits.sessions_per_seat;
+        if full && initiator.signals && receiver.signals {
             return Err(ErrorCode::TooMany);
         }
         let (host, protocol) = (entry.host, entry.protocol);
@@ -273,23 +279,27 @@ impl<M: Mailbox, G> Table<M, G> {
         })
     }
 
-    /// Begins a session; one that no side can speak in lingers only.
+    /// Begins a session. Where one of the two can not signal there is nothing to be in: what was
+    /// opened for them lingers only, and the other one may tell what became of it.
     fn begin(&mut self, session: SessionId, seats: [SeatKey; 2], open: G) {
-        let budget = || TokenBucket::new(SIGNALS_PER_SECOND, u64::from(self.limits.signals));
-        let sides = seats.map(|key| {
-            let seat = self.seats.get_mut(&key).filter(|seat| seat.signals)?;
-            seat.sessions.push(session);
-            Some(Side {
-                seat: key,
-                budget: budget(),
-                reports: 0,
-            })
-        });
-        if sides.iter().all(Option::is_none) {
-            self.linger(open);
-        } else {
-            self.sessions.insert(session, Session { sides, open });
+        let signals = |key: &SeatKey| self.seats.get(key).is_some_and(|seat| seat.signals);
+        let kept = seats.iter().all(signals);
+        for key in seats {
+            match self.seats.get_mut(&key).filter(|seat| seat.signals) {
+                Some(seat) if kept => seat.sessions.push(session),
+                Some(seat) => seat.ended.put(session, 0),
+                None => {}
+            }
         }
+        if !kept {
+            return self.linger(open);
+        }
+        let sides = seats.map(|seat| Side {
+            seat,
+            budget: TokenBucket::new(SIGNALS_PER_SECOND, u64::from(self.limits.signals)),
+            reports: 0,
+        });
+        self.sessions.insert(session, Session { sides, open });
     }
 
     pub(super) fn renew(&mut self, now: Mono, key: SeatKey) {
@@ -315,13 +325,10 @@ impl<M: Mailbox, G> Table<M, G> {
             return Err(ErrorCode::TooLarge);
         }
         let found = self.sessions.get_mut(&session);
-        let [a, b] = &mut found.ok_or(ErrorCode::NoSession)?.sides;
-        let (own, peer) = match (a, b) {
-            (Some(own), peer) if own.seat == key => (own, peer),
-            (peer, Some(own)) if own.seat == key => (own, peer),
+        let (own, peer) = match &mut found.ok_or(ErrorCode::NoSession)?.sides {
+            [own, peer] | [peer, own] if own.seat == key => (own, peer.seat),
             _ => return Err(ErrorCode::NoSession),
         };
-        let peer = peer.as_ref().ok_or(ErrorCode::NoSession)?.seat;
         if !own.budget.take(now, 1) {
             return Err(ErrorCode::TooMany);
         }
@@ -333,12 +340,18 @@ impl<M: Mailbox, G> Table<M, G> {
     }
 
     pub(super) fn report(&mut self, key: SeatKey, session: &SessionId) -> Result<bool, ErrorCode> {
-        let found = self.sessions.get_mut(session);
-        let sides = &mut found.ok_or(ErrorCode::NoSession)?.sides;
-        let own = sides.iter_mut().flatten().find(|side| side.seat == key);
-        let own = own.ok_or(ErrorCode::NoSession)?;
-        own.reports = own.reports.saturating_add(1);
-        Ok(own.reports <= REPORTS)
+        let sides = self.sessions.get_mut(session).map(|found| &mut found.sides);
+        let own = sides.and_then(|sides| sides.iter_mut().find(|side| side.seat == key));
+        let reports = match own {
+            Some(own) => Some(&mut own.reports),
+            None => {
+                let seat = self.seats.get_mut(&key);
+                seat.and_then(|seat| seat.ended.reports(session))
+            }
+        };
+        let reports = reports.ok_or(ErrorCode::NoSession)?;
+        *reports = reports.saturating_add(1);
+        Ok(*reports <= REPORTS)
     }
 
     pub(super) fn has_sessions(&self, key: SeatKey) -> bool {
@@ -348,34 +361,36 @@ impl<M: Mailbox, G> Table<M, G> {
 
     pub(super) fn leave(&mut self, key: SeatKey, session: SessionId) -> Result<(), ErrorCode> {
         let seat = self.seats.get_mut(&key).ok_or(ErrorCode::Internal)?;
-        let at = seat.sessions.iter().position(|own| *own == session);
-        seat.sessions.swap_remove(at.ok_or(ErrorCode::NoSession)?);
-        self.leave_side(key, session);
-        Ok(())
+        if seat.sessions.contains(&session) {
+            self.end(session, key);
+            return Ok(());
+        }
+        // The other side may have been first.
+        match seat.ended.forget(&session) {
+            true => Ok(()),
+            false => Err(ErrorCode::NoSession),
+        }
     }
 
-    fn leave_side(&mut self, key: SeatKey, session: SessionId) {
-        let Some(found) = self.sessions.get_mut(&session) else {
+    /// Ends a session, and tells the other side.
+    fn end(&mut self, session: SessionId, leaver: SeatKey) {
+        let Some(ended) = self.sessions.remove(&session) else {
             return;
         };
-        for side in &mut found.sides {
-            if side.as_ref().is_some_and(|side| side.seat == key) {
-                *side = None;
+        for side in &ended.sides {
+            let Some(seat) = self.seats.get_mut(&side.seat) else {
+                continue;
+            };
+            if let Some(at) = seat.sessions.iter().position(|own| *own == session) {
+                seat.sessions.swap_remove(at);
+            }
+            if side.seat != leaver {
+                seat.ended.put(session, side.reports);
+                // One that does not take it is leaving, too.
+                let _ = seat.mailbox.deliver(Event::PeerLeft { session });
             }
         }
-        match found.sides.iter().flatten().next() {
-            Some(peer) => {
-                if let Some(peer) = self.seats.get(&peer.seat) {
-                    // One that does not take it is leaving, too.
-                    let _ = peer.mailbox.deliver(Event::PeerLeft { session });
-                }
-            }
-            None => {
-                if let Some(ended) = self.sessions.remove(&session) {
-                    self.linger(ended.open);
-                }
-            }
-        }
+        self.linger(ended.open);
     }
 
     fn linger(&mut self, open: G) {
@@ -398,19 +413,6 @@ impl<M: Mailbox, G> Table<M, G> {
             self.lingering.pop_front();
         }
         self.shrink();
-    }
-
-    /// Gives memory back after a flood.
-    fn shrink(&mut self) {
-        fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V, RandomState>) {
-            if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
-                map.shrink_to(map.len() * 2);
-            }
-        }
-        shrink(&mut self.seats);
-        shrink(&mut self.ids);
-        shrink(&mut self.sources);
-        shrink(&mut self.sessions);
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Mono> {
@@ -460,23 +462,6 @@ impl<M: Mailbox, G> Table<M, G> {
                 let _ = seat.mailbox.deliver(Event::GoingAway);
             }
         }
-    }
-
-    pub(super) fn waiting(&self) -> usize {
-        self.deadlines.len()
-    }
-
-    pub(super) fn sessions(&self) -> usize {
-        self.sessions.len()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.seats.is_empty()
-            && self.ids.is_empty()
-            && self.sources.is_empty()
-            && self.deadlines.is_empty()
-            && self.sessions.is_empty()
-            && self.lingering.is_empty()
     }
 
     fn random_session(&mut self) -> SessionId {

@@ -63,11 +63,19 @@ fn a_side_that_signals_too_much_is_told_so() {
 #[test]
 fn results_count_a_few_times() {
     let house = house(RoomLimits::default());
-    let (a, _b, session) = pair(&house);
+    let (a, b, session) = pair(&house);
     let counted = (0..20).filter(|_| a.seat.report(&session) == Ok(true));
     assert_eq!(counted.count(), 4);
     let stranger = house.person("192.0.2.9:1");
     assert_eq!(stranger.seat.report(&session), Err(ErrorCode::NoSession));
+    b.seat.report(&session).expect("its own");
+    a.seat.leave(session).expect("its own");
+    let counted = (0..20).filter(|_| b.seat.report(&session) == Ok(true));
+    assert_eq!(
+        counted.count(),
+        3,
+        "also of one that is over, but no more of them"
+    );
 }
 
 #[test]
@@ -79,14 +87,47 @@ fn one_that_only_asked_can_not_be_signalled_to() {
     let session = socket.receive(T0, "k").expect("paired").session;
     let sent = socket.seat.signal(T0, session, "x".into());
     assert_eq!(sent, Err(ErrorCode::NoSession));
+    assert_eq!(
+        house.room.sessions(),
+        0,
+        "there is nothing to be said in it"
+    );
+    assert_eq!(socket.seat.report(&session), Ok(true));
+    assert_eq!(socket.seat.leave(session), Ok(()));
+    assert_eq!(socket.seat.leave(session), Err(ErrorCode::NoSession));
     drop(poll);
     assert!(socket.letters.take().is_empty());
 
     let [a, b] = ["192.0.2.3:1", "192.0.2.4:1"].map(|from| house.visitor(from, false));
     a.seat.wait(T0, wish("k")).expect("it waits");
     b.receive(T0, "k").expect("paired");
-    assert_eq!(house.room.sessions(), 1, "two that only asked need none");
+    assert_eq!(house.room.sessions(), 0, "two that only asked need none");
     assert_eq!(house.open.load(Relaxed), 2, "but their relay");
+}
+
+/// As the specification has it: the host says nothing when a receiver is gone.
+#[test]
+fn a_host_outlives_any_number_of_receivers() {
+    let limits = RoomLimits::default();
+    let house = house(limits);
+    let desk = house.person("192.0.2.1:1");
+    desk.seat.wait(T0, host("k")).expect("it waits");
+    let mut last = None;
+    for n in 0..limits.sessions_per_seat + 100 {
+        let [one, polls] = [true, false].map(|signals| house.visitor("192.0.2.2:1", signals));
+        let session = one.receive(T0, "k").expect("paired").session;
+        polls.receive(T0, "k").expect("paired");
+        assert_eq!(house.room.sessions(), 1, "{n}");
+        drop((one, polls));
+        assert_eq!(house.room.sessions(), 0, "{n}");
+        assert!(desk.letters.take().contains(&Event::PeerLeft { session }));
+        last = Some(session);
+    }
+    assert!(!desk.seat.has_sessions());
+    let last = last.expect("some came");
+    let counted = (0..20).filter(|_| desk.seat.report(&last) == Ok(true));
+    assert_eq!(counted.count(), 4, "what became of it can still be told");
+    assert_eq!(desk.seat.leave(last), Ok(()));
 }
 
 #[test]
@@ -102,10 +143,6 @@ fn what_was_opened_for_a_pair_outlives_its_session_for_a_while() {
     let end = T0.plus_secs(100_000);
     a.seat.leave(session).expect("its own");
     assert_eq!(b.letters.take(), [Event::PeerLeft { session }]);
-    house.room.handle_timeout(end.plus_secs(10_000));
-    assert_eq!(house.open.load(Relaxed), 1, "the other side is there");
-    let end = end.plus_secs(10_000);
-    drop(b);
     house.room.handle_timeout(end.plus_secs(599));
     assert_eq!(house.open.load(Relaxed), 1);
     assert_eq!(house.room.poll_timeout(), Some(end.plus_secs(600)));
