@@ -33,7 +33,10 @@ async fn no_stream_is_lost_when_the_waiting_is_broken_off() {
         let mut open = Vec::new();
         for number in 0..STREAMS {
             let mut stream = one.open().await.expect("a stream");
-            stream.write_u32(number).await.expect("writable");
+            // Nearly a datagram for each.
+            let mut bytes = number.to_be_bytes().to_vec();
+            bytes.resize(1000, 0);
+            stream.write_all(&bytes).await.expect("writable");
             open.push(stream);
         }
         for stream in &mut open {
