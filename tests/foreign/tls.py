@@ -1,10 +1,12 @@
-"""TLS 1.3 (RFC 8446) for QUIC, as far as the two need it: one cipher suite, one group, and as the
-server's only key the raw public one (RFC 7250) that both sides compute. Messages go in and out
-by the level at which they are protected; the packets are QUIC's affair."""
+"""TLS 1.3 (RFC 8446) for QUIC, as far as the two need it: one cipher suite, one group, and a
+server's certificate of which only the key counts, which both sides compute. Messages go in and
+out by the level at which they are protected; the packets are QUIC's affair."""
 
+import datetime
 import hashlib
 import os
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -19,9 +21,8 @@ INITIAL, HANDSHAKE, APPLICATION = range(3)
 CLIENT_HELLO, SERVER_HELLO, ENCRYPTED_EXTENSIONS = 1, 2, 8
 CERTIFICATE, CERTIFICATE_VERIFY, FINISHED = 11, 15, 20
 AES_128_GCM_SHA256, X25519, ED25519, TLS_1_3 = 0x1301, 0x001D, 0x0807, 0x0304
-GROUPS, SIGNATURES, PROTOCOLS, CERTIFICATE_TYPE = 10, 13, 16, 20
+GROUPS, SIGNATURES, PROTOCOLS = 10, 13, 16
 VERSIONS, KEY_SHARE, PARAMETERS = 43, 51, 57
-RAW_PUBLIC_KEY = 2
 PROVES = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"
 
 
@@ -41,6 +42,17 @@ def short(*numbers):
 def expand_label(secret, label, context, length):
     info = short(length) + vector(b"tls13 " + label, 1) + vector(context, 1)
     return hkdf_expand(secret, info, length)
+
+
+def written(key):
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def certificate_of(key):
+    """Names and dates mean nothing."""
+    name, day = x509.Name([]), datetime.datetime(2000, 1, 1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, day, day)
+    return builder.sign(key, None).public_bytes(Encoding.DER)
 
 
 class Reader:
@@ -75,8 +87,6 @@ class Tls:
     def __init__(self, is_client, binding, parameters):
         seed = hkdf_sha256(binding, b"", b"turnserver streams v1", 32)
         self.signer = Ed25519PrivateKey.from_private_bytes(seed)
-        public = self.signer.public_key()
-        self.public = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.is_client, self.parameters = is_client, parameters
         self.own = X25519PrivateKey.generate()
         self.transcript = b""
@@ -170,7 +180,6 @@ class Tls:
             (SIGNATURES, vector(short(ED25519))),
             (KEY_SHARE, vector(share)),
             (PROTOCOLS, vector(vector(OWN_WORD, 1))),
-            (CERTIFICATE_TYPE, vector(bytes([RAW_PUBLIC_KEY]), 1)),
             (PARAMETERS, self.parameters),
         ]
         body = short(0x0303) + os.urandom(32) + vector(b"", 1)
@@ -200,7 +209,8 @@ class Tls:
         self.transcript += whole
         reader = Reader(body)
         reader.vector(1)
-        if Reader(reader.vector(3)).vector(3) != self.public:
+        certificate = x509.load_der_x509_certificate(Reader(reader.vector(3)).vector(3))
+        if written(certificate.public_key()) != written(self.signer.public_key()):
             raise Broken("another key than the one that both compute")
 
     def _verify(self, body, whole):
@@ -244,11 +254,10 @@ class Tls:
         self._agree(public)
         extensions = [
             (PROTOCOLS, vector(vector(word, 1))),
-            (CERTIFICATE_TYPE, bytes([RAW_PUBLIC_KEY])),
             (PARAMETERS, self.parameters),
         ]
         self._say(HANDSHAKE, ENCRYPTED_EXTENSIONS, self._written(extensions))
-        entry = vector(self.public, 3) + vector(b"")
+        entry = vector(certificate_of(self.signer), 3) + vector(b"")
         self._say(HANDSHAKE, CERTIFICATE, vector(b"", 1) + vector(entry, 3))
         signature = self.signer.sign(PROVES + self._now())
         self._say(HANDSHAKE, CERTIFICATE_VERIFY, short(ED25519) + vector(signature))

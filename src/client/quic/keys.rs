@@ -1,6 +1,7 @@
 //! What QUIC authenticates itself with. The datagrams below are sealed already; TLS is there
 //! because QUIC has it. So the server's key is one that both sides compute from a secret of the
-//! very handshake that sealed them, as a raw public key (RFC 7250), and nothing else is taken.
+//! very handshake that sealed them, and nothing else is taken. It comes in a certificate that it
+//! signs itself, of which only the key counts: few TLS libraries take keys without one.
 //!
 //! ALPN (RFC 7301) says what the streams are for: the initiator offers one word, and the receiver
 //! knows all of them.
@@ -11,12 +12,11 @@ use std::sync::Arc;
 use hkdf::Hkdf;
 use quinn::Connection;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
+use rcgen::{CertificateParams, KeyPair, PKCS_ED25519, PublicKeyData};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::SubjectPublicKeyInfoDer;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::server::AlwaysResolvesServerRawPublicKeys;
-use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
 };
@@ -36,19 +36,24 @@ const PKCS8: [u8; 16] = [
     0x30, 0x2E, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
-fn key(binding: &[u8; 32]) -> Result<Arc<dyn SigningKey>, Error> {
+/// The private key as PKCS #8.
+fn private(binding: &[u8; 32]) -> Zeroizing<[u8; 48]> {
     let mut der = Zeroizing::new([0; 48]);
     der[..16].copy_from_slice(&PKCS8);
     Hkdf::<Sha256>::new(None, binding)
         .expand(b"turnserver streams v1", &mut der[16..])
         .expect("one block");
-    ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(&der[..]))
+    der
 }
 
-fn public(key: &Arc<dyn SigningKey>) -> Result<CertificateDer<'static>, Error> {
-    let public = key.public_key();
-    let public = public.ok_or_else(|| Error::General("a key without a public half".into()))?;
-    Ok(CertificateDer::from(public.to_vec()))
+fn pair(binding: &[u8; 32]) -> Result<KeyPair, Error> {
+    let der = private(binding);
+    KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(&der[..]), &PKCS_ED25519)
+        .map_err(other)
+}
+
+fn other(error: rcgen::Error) -> Error {
+    Error::General(error.to_string())
 }
 
 const fn word(serves: Option<Protocol>) -> &'static [u8] {
@@ -71,15 +76,15 @@ pub(super) fn served(connection: &Connection) -> Option<Protocol> {
 /// For the side that waits for the connection.
 pub(super) fn server(binding: &[u8; 32]) -> io::Result<QuicServerConfig> {
     let build = || {
-        let key = key(binding)?;
-        let certified = CertifiedKey::new(vec![public(&key)?], key);
+        let certificate = CertificateParams::default()
+            .self_signed(&pair(binding)?)
+            .map_err(other)?;
+        let key = PrivateKeyDer::Pkcs8(private(binding).to_vec().into());
         let provider = Arc::new(ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::new(
-                certified,
-            ))));
+            .with_single_cert(vec![certificate.into()], key)?;
         config.alpn_protocols = [STREAMS, SERVES_TCP, SERVES_UDP].map(<[u8]>::to_vec).into();
         Ok::<_, Error>(config)
     };
@@ -92,7 +97,7 @@ pub(super) fn client(binding: &[u8; 32], serves: Option<Protocol>) -> io::Result
     let build = || {
         let provider = Arc::new(ring::default_provider());
         let verifier = OneKey {
-            key: public(&key(binding)?)?,
+            key: pair(binding)?.subject_public_key_info(),
             provider: Arc::clone(&provider),
         };
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -110,20 +115,22 @@ pub(super) fn client(binding: &[u8; 32], serves: Option<Protocol>) -> io::Result
 /// Takes one key and no other.
 #[derive(Debug)]
 struct OneKey {
-    key: CertificateDer<'static>,
+    /// As SubjectPublicKeyInfo (RFC 8410 section 4).
+    key: Vec<u8>,
     provider: Arc<CryptoProvider>,
 }
 
 impl ServerCertVerifier for OneKey {
     fn verify_server_cert(
         &self,
-        key: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match *key == self.key {
+        let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
+        match *key == self.key[..] {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(CertificateError::UnknownIssuer.into()),
         }
@@ -141,20 +148,15 @@ impl ServerCertVerifier for OneKey {
     fn verify_tls13_signature(
         &self,
         message: &[u8],
-        key: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let schemes = &self.provider.signature_verification_algorithms;
-        let key = SubjectPublicKeyInfoDer::from(key.as_ref());
-        verify_tls13_signature_with_raw_key(message, &key, signed, schemes)
+        verify_tls13_signature(message, certificate, signed, schemes)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
     }
 }
 
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn both_sides_compute_the_same_key_from_the_same_handshake() {
-        let public = |binding| public(&key(binding).expect("a key")).expect("a public key");
+        let public = |binding| pair(binding).expect("a key").subject_public_key_info();
         assert_eq!(public(&[1; 32]), public(&[1; 32]));
         assert_ne!(public(&[1; 32]), public(&[2; 32]));
         assert_eq!(public(&[1; 32]).len(), 44, "RFC 8410 section 4");
