@@ -33,6 +33,7 @@ fn config(signaling: &Signaling, certificates: &Store) -> Config {
                 waiting,
                 waiting_per_source: per_source,
                 sessions: waiting,
+                sessions_per_source: per_source,
                 max_wait_s: signaling.max_wait.as_secs(),
                 linger_s: signaling.credential_ttl,
                 ..RoomLimits::default()

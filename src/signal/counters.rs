@@ -13,13 +13,21 @@ pub(super) enum WaitEnd {
     TimedOut,
     /// The initiator went away.
     Left,
+    /// It had to go for one from elsewhere.
+    Displaced,
     /// The server went away.
     GoingAway,
 }
 
 impl WaitEnd {
     /// All of them.
-    pub(super) const ALL: [Self; 4] = [Self::Paired, Self::TimedOut, Self::Left, Self::GoingAway];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Paired,
+        Self::TimedOut,
+        Self::Left,
+        Self::Displaced,
+        Self::GoingAway,
+    ];
 
     /// The label's value.
     pub(super) const fn name(self) -> &'static str {
@@ -27,6 +35,7 @@ impl WaitEnd {
             Self::Paired => "paired",
             Self::TimedOut => "timed_out",
             Self::Left => "left",
+            Self::Displaced => "displaced",
             Self::GoingAway => "going_away",
         }
     }
@@ -184,7 +193,7 @@ mod tests {
         }
         assert_eq!(
             (read.joins.len(), read.waits.len(), read.outcomes.len()),
-            (9, 4, 3)
+            (9, 5, 3)
         );
     }
 }

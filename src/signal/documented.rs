@@ -3,6 +3,7 @@
 use super::Limits;
 use super::frames::{CloseCode, MAX_MESSAGE};
 use super::http::{self, status_of};
+use super::room::SITE;
 use super::{join, ws};
 use crate::pairing::{ErrorCode, MAX_BLOB};
 
@@ -81,7 +82,7 @@ fn every_limit() {
             vec![large(room.sessions_per_seat)],
         ),
         (
-            "connections of one source",
+            "connections of one source, those of them that wait, and the sessions of receivers from there",
             vec![large(limits.connections_per_source)],
         ),
         (
@@ -93,7 +94,11 @@ fn every_limit() {
     }
     assert_eq!(http::MAX_BODY, MAX_MESSAGE);
     assert_eq!(http::BODY, http::HEADER);
+    for one in [room.waiting_per_source, room.sessions_per_source] {
+        assert_eq!(one, limits.connections_per_source);
+    }
     for text in [
+        format!("an IPv6 /48 may have {SITE} times as much"),
         format!("nothing came for {} s", ws::PING),
         format!("after {} s of silence", ws::SILENCE),
         format!("no session is open for {} s", ws::IDLE),

@@ -5,94 +5,119 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ahash::RandomState;
 use hashbrown::HashMap;
+use tokio::task::AbortHandle;
 
-use super::room::Source;
+use super::room::Shares;
 
-/// Counts the open connections.
+/// Counts the open connections. When there are as many as may be, one from elsewhere takes the
+/// place of the newest of those who have most.
 #[derive(Clone)]
-pub(super) struct Doors(Arc<Inner>);
-
-struct Inner {
-    total: usize,
-    per_source: usize,
-    open: Mutex<Open>,
-}
+pub(super) struct Doors(Arc<Mutex<Open>>);
 
 struct Open {
-    total: usize,
-    sources: HashMap<Source, usize, RandomState>,
+    shares: Shares<u64>,
+    connections: HashMap<u64, Connection, RandomState>,
+    last: u64,
+}
+
+struct Connection {
+    ip: IpAddr,
+    /// What serves it.
+    task: Option<AbortHandle>,
 }
 
 /// One open connection. Gives its place back on drop.
 pub(super) struct Place {
     doors: Doors,
-    source: Source,
+    name: u64,
 }
 
 impl Doors {
     pub(super) fn new(total: usize, per_source: usize, seed: u64) -> Self {
         let hasher = RandomState::with_seeds(seed, !seed, seed.rotate_left(16), 2);
-        Self(Arc::new(Inner {
-            total,
-            per_source,
-            open: Mutex::new(Open {
-                total: 0,
-                sources: HashMap::with_hasher(hasher),
-            }),
-        }))
+        Self(Arc::new(Mutex::new(Open {
+            shares: Shares::new(total, per_source, hasher.clone()),
+            connections: HashMap::with_hasher(hasher),
+            last: 0,
+        })))
     }
 
     /// A place for a connection from `ip`, if there is one.
     pub(super) fn enter(&self, ip: IpAddr) -> Option<Place> {
-        let source = Source::from(ip);
         let mut open = self.lock();
-        if open.total >= self.0.total {
-            return None;
-        }
-        let count = open.sources.entry(source).or_default();
-        if *count >= self.0.per_source {
-            return None;
-        }
-        *count += 1;
-        open.total += 1;
+        let displaced = open.shares.admit(ip).ok()?;
+        let displaced = displaced.and_then(|name| open.release(name));
+        open.last += 1;
+        let name = open.last;
+        open.shares.enter(ip, name);
+        open.connections.insert(name, Connection { ip, task: None });
         drop(open);
-        Some(Place {
-            doors: self.clone(),
-            source,
-        })
+        if let Some(task) = displaced.and_then(|displaced| displaced.task) {
+            task.abort();
+        }
+        let doors = self.clone();
+        Some(Place { doors, name })
     }
 
     /// Open connections.
     pub(super) fn open(&self) -> usize {
-        self.lock().total
+        self.lock().shares.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
-        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
+impl Open {
+    fn release(&mut self, name: u64) -> Option<Connection> {
+        let released = self.connections.remove(&name)?;
+        self.shares.leave(released.ip, name);
+        let (capacity, len) = (self.connections.capacity(), self.connections.len());
+        // Gives memory back after a flood.
+        if capacity > 1024 && len < capacity / 8 {
+            self.connections.shrink_to(len * 2);
+        }
+        Some(released)
+    }
+}
+
+impl Place {
+    /// Which task serves the connection from now on. It is aborted when the connection has to go.
+    pub(super) fn serve(&self, task: AbortHandle) {
         let mut open = self.doors.lock();
-        open.total -= 1;
-        if let Some(count) = open.sources.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                open.sources.remove(&self.source);
+        match open.connections.get_mut(&self.name) {
+            Some(connection) => connection.task = Some(task),
+            None => {
+                drop(open);
+                task.abort();
             }
         }
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        let released = self.doors.lock().release(self.name);
+        // Not under the lock: the task may be the last owner of another place.
+        drop(released);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
 
     #[test]
     fn places_come_back() {
         let doors = Doors::new(3, 2, 1);
-        let [a, b] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().expect("an address"));
+        let [a, b] = ["192.0.2.1", "192.0.2.2"].map(ip);
         let first = doors.enter(a).expect("a place");
         let _second = doors.enter(a).expect("a place");
         assert!(doors.enter(a).is_none(), "two of one source");
@@ -101,5 +126,37 @@ mod tests {
         drop(first);
         assert_eq!(doors.open(), 2);
         assert!(doors.enter(a).is_some());
+    }
+
+    #[tokio::test]
+    async fn the_newest_of_those_who_have_most_goes_for_one_from_elsewhere() {
+        let doors = Doors::new(3, 3, 1);
+        let mut tasks = Vec::new();
+        for _ in 0..3 {
+            let place = Arc::new(doors.enter(ip("192.0.2.1")).expect("a place"));
+            let held = Arc::clone(&place);
+            let task = tokio::spawn(async move {
+                let _held = held;
+                pending::<()>().await;
+            });
+            place.serve(task.abort_handle());
+            tasks.push(task);
+        }
+        let other = doors.enter(ip("2001:db8::1")).expect("a place");
+        let displaced = tasks.pop().expect("three").await;
+        assert!(displaced.expect_err("it is aborted").is_cancelled());
+        assert_eq!(doors.open(), 3);
+        assert!(tasks.iter().all(|task| !task.is_finished()));
+        drop(other);
+        assert_eq!(
+            doors.open(),
+            2,
+            "one that was displaced is not counted twice"
+        );
+        tasks.iter().for_each(|task| task.abort());
+        for task in tasks {
+            assert!(task.await.is_err());
+        }
+        assert_eq!(doors.open(), 0);
     }
 }

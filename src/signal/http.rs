@@ -111,10 +111,10 @@ where
         None => close(stream).await,
         // In tasks of their own: this one is large, and they may last.
         Some(After::WebSocket) => {
-            tokio::spawn(ws::serve(stream, &parts.read_buf, visit));
+            visit.spawn(ws::serve(stream, &parts.read_buf, Arc::clone(&visit)));
         }
         Some(After::Wait(guest)) => {
-            tokio::spawn(wait(stream, guest));
+            visit.spawn(wait(stream, guest));
         }
     }
 }

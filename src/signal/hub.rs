@@ -18,6 +18,8 @@ use super::room::Room;
 pub(super) struct Hub {
     pub(super) room: Room<Slot, Grant>,
     pub(super) rate: JoinRate,
+    /// The joins of an IPv6 /48.
+    pub(super) site_rate: JoinRate,
     pub(super) fallback: Arc<dyn Fallback>,
     pub(super) counters: Counters,
     pub(super) doors: Doors,

@@ -1,6 +1,6 @@
 //! A join, whichever way it came: what is asked is checked here, and put to the room.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -18,7 +18,7 @@ use super::doors::Place;
 use super::fallback::{Asking, Grant, Renewing};
 use super::hub::Hub;
 use super::mailbox::{Inbox, Slot, mailbox};
-use super::room::{Event, Pairing, Seat, Wait};
+use super::room::{Event, Pairing, Seat, Site, Wait};
 
 /// Own addresses that one side may tell in clear.
 pub(super) const MAX_ENDPOINTS: usize = 8;
@@ -36,7 +36,15 @@ pub(super) struct Visit {
     /// The name by which it called us, if it is one.
     pub(super) host: OnceLock<Box<str>>,
     /// Its place among the open connections.
-    pub(super) _place: Place,
+    pub(super) place: Place,
+}
+
+impl Visit {
+    /// Serves the connection by a task, in place of the one that did so far. It ends when the
+    /// connection has to go for one from elsewhere.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.place.serve(tokio::spawn(task).abort_handle());
+    }
 }
 
 /// Why something is refused: for programs, and for people.
@@ -125,7 +133,8 @@ impl Guest {
         let hub = &self.visit.hub;
         let now = clock::now().mono;
         let ip = self.visit.observed.ip();
-        if hub.rate.pass(now, ip) {
+        let site = Site::from(ip).ip();
+        if hub.rate.pass(now, ip) && hub.site_rate.pass(now, site) {
             return Ok(());
         }
         if let Some(suppressed) = hub.refused.pass(now) {
@@ -217,6 +226,11 @@ impl Guest {
                 self.waits = false;
                 counters.wait_ended(WaitEnd::TimedOut);
                 Refusal::from(ErrorCode::TimedOut).into_message()
+            }
+            Event::Displaced => {
+                self.waits = false;
+                counters.wait_ended(WaitEnd::Displaced);
+                Refusal::from(ErrorCode::TooMany).into_message()
             }
             Event::GoingAway => {
                 self.waits = false;

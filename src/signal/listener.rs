@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -52,7 +52,6 @@ pub(super) async fn serve(
     hub: Arc<Hub>,
 ) {
     let tls = tls.map(TlsAcceptor::from);
-    let ceiling = descriptor_ceiling();
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -61,9 +60,7 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        // The kernel hands out the lowest free number: a high one means that few are left, and
-        // those are for calls.
-        let spare = stream.as_raw_fd() < ceiling;
+        let spare = is_spare(&stream);
         let place = spare.then(|| hub.doors.enter(from.ip())).flatten();
         let (Some(place), Ok(reached)) = (place, stream.local_addr()) else {
             hub.counters.connection_refused();
@@ -78,9 +75,9 @@ pub(super) async fn serve(
             observed: canonical(from),
             reached: canonical(reached),
             host: OnceLock::new(),
-            _place: place,
+            place,
         });
-        tokio::spawn(welcome(stream, tls.clone(), visit));
+        visit.spawn(welcome(stream, tls.clone(), Arc::clone(&visit)));
     }
 }
 
@@ -95,11 +92,11 @@ async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, visit: Arc<Visit>)
     match (first[0], tls) {
         (0x16, Some(tls)) => {
             if let Ok(Ok(stream)) = timeout(HANDSHAKE, tls.accept(stream)).await {
-                tokio::spawn(http::serve(stream, visit));
+                visit.spawn(http::serve(stream, Arc::clone(&visit)));
             }
         }
         (b'A'..=b'Z', None) => {
-            tokio::spawn(http::serve(stream, visit));
+            visit.spawn(http::serve(stream, Arc::clone(&visit)));
         }
         (b'A'..=b'Z', Some(_)) => {
             let refusal = Refusal::new(ErrorCode::BadRequest, "use https or wss here");
@@ -109,16 +106,21 @@ async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, visit: Arc<Visit>)
             }
         }
         (first, _) if visit.hub.stunturn && stunturn::begins(first) => {
-            tokio::spawn(stunturn::serve(stream, visit));
+            visit.spawn(stunturn::serve(stream, Arc::clone(&visit)));
         }
         // Neither HTTP nor TLS.
         _ => {}
     }
 }
 
-/// Three quarters of the descriptors that this process may have.
-fn descriptor_ceiling() -> i32 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.and_then(|limit| i32::try_from(limit).ok());
-    limit.map_or(i32::MAX, |limit| limit / 4 * 3)
+/// Whether there is a descriptor for this connection: three quarters are for pairing at most, the
+/// rest is for calls.
+pub(super) fn is_spare(stream: &TcpStream) -> bool {
+    static CEILING: LazyLock<i32> = LazyLock::new(|| {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limit = limit.and_then(|limit| i32::try_from(limit).ok());
+        limit.map_or(i32::MAX, |limit| limit / 4 * 3)
+    });
+    // The kernel hands out the lowest free number: a high one means that few are left.
+    stream.as_raw_fd() < *CEILING
 }

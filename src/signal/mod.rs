@@ -270,6 +270,10 @@ fn hub(config: &Config, seed: [u8; 32]) -> Hub {
     Hub {
         room: Room::new(limits.room, seed, open),
         rate: JoinRate::new(limits.joins_per_minute, hashes),
+        site_rate: JoinRate::new(
+            limits.joins_per_minute.saturating_mul(room::SITE as u32),
+            hashes.rotate_left(5),
+        ),
         fallback,
         counters: Counters::default(),
         doors: Doors::new(limits.connections, limits.connections_per_source, hashes),

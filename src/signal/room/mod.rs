@@ -6,27 +6,33 @@
 
 mod ended;
 mod guard;
+mod shares;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::pairing::{Protocol, RendezvousId, Role, SessionId};
 
 pub use guard::{Room, Seat};
+pub(super) use shares::{SITE, Shares, Site, Source};
 
-/// How much the room holds.
+/// How much the room holds. One source is an IPv4 address or an IPv6 /64, and an IPv6 /48 may
+/// have four times as much. In a full table one that comes takes the place of the newest of those
+/// who hold most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoomLimits {
     /// Waiting initiators and hosts in all.
     pub waiting: usize,
-    /// Of those from one source: an IPv4 address, or an IPv6 /64.
+    /// Of those from one source.
     pub waiting_per_source: usize,
     /// Of those under one rendezvous id.
     pub waiting_per_id: usize,
     /// Sessions in all: of two that can signal to each other.
     pub sessions: usize,
+    /// Of those with receivers from one source.
+    pub sessions_per_source: usize,
     /// Sessions of one connection.
     pub sessions_per_seat: usize,
     /// Signals that one side of a session may send in one go; two more come with every second.
@@ -43,32 +49,16 @@ impl Default for RoomLimits {
     fn default() -> Self {
         Self {
             waiting: 100_000,
-            waiting_per_source: 1024,
+            waiting_per_source: 2048,
             waiting_per_id: 16,
             sessions: 100_000,
+            sessions_per_source: 2048,
             sessions_per_seat: 1024,
             signals: 128,
             max_wait_s: 30,
             host_silence_s: 60,
             linger_s: 3600,
         }
-    }
-}
-
-/// Whose requests are counted together: an IPv4 address, or an IPv6 /64, which is what one
-/// subscriber has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Source(IpAddr);
-
-impl From<IpAddr> for Source {
-    fn from(ip: IpAddr) -> Self {
-        Self(match ip.to_canonical() {
-            IpAddr::V6(ip) => {
-                let prefix = u128::from(ip) & !u128::from(u64::MAX);
-                IpAddr::V6(Ipv6Addr::from(prefix))
-            }
-            v4 => v4,
-        })
     }
 }
 
@@ -136,6 +126,8 @@ pub enum Event {
         /// Of which pair.
         session: SessionId,
     },
+    /// The room is full, and the wait has ended for one from elsewhere.
+    Displaced,
     /// The server is going away, and the wait has ended.
     GoingAway,
 }

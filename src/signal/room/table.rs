@@ -15,7 +15,7 @@ use crate::proto::Mono;
 use crate::proto::bucket::TokenBucket;
 
 use super::ended::Ended;
-use super::{Event, Mailbox, Open, Pairing, RoomLimits, Source, Wait, Waiting};
+use super::{Event, Mailbox, Open, Pairing, RoomLimits, Shares, Wait, Waiting};
 
 /// Signals a second that a side of a session may send for long.
 const SIGNALS_PER_SECOND: u64 = 2;
@@ -52,6 +52,10 @@ struct Entry {
 /// say anything for that, and may stay for years.
 struct Session<G> {
     sides: [Side; 2],
+    /// Where the receiver is, to whom it is counted.
+    receiver: IpAddr,
+    /// Later ones have higher ones.
+    number: u64,
     open: G,
 }
 
@@ -72,9 +76,13 @@ pub(super) struct Table<M: Mailbox, G> {
     last_seat: u64,
     seats: HashMap<SeatKey, SeatState<M>, RandomState>,
     ids: HashMap<RendezvousId, Vec<SeatKey>, RandomState>,
-    sources: HashMap<Source, usize, RandomState>,
     deadlines: BTreeSet<(Mono, SeatKey)>,
+    /// Who waits, by where it is.
+    waiting: Shares<SeatKey>,
     sessions: HashMap<SessionId, Session<G>, RandomState>,
+    /// The sessions, by where their receivers are.
+    receivers: Shares<(u64, SessionId)>,
+    last_session: u64,
     /// What was opened for pairs whose sessions are over, and until when it is kept.
     lingering: VecDeque<(Mono, G)>,
 }
@@ -93,9 +101,11 @@ impl<M: Mailbox, G> Table<M, G> {
             last_seat: 0,
             seats: HashMap::with_hasher(seeds.clone()),
             ids: HashMap::with_hasher(seeds.clone()),
-            sources: HashMap::with_hasher(seeds.clone()),
             deadlines: BTreeSet::new(),
-            sessions: HashMap::with_hasher(seeds),
+            waiting: Shares::new(limits.waiting, limits.waiting_per_source, seeds.clone()),
+            sessions: HashMap::with_hasher(seeds.clone()),
+            receivers: Shares::new(limits.sessions, limits.sessions_per_source, seeds),
+            last_session: 0,
             lingering: VecDeque::new(),
         }
     }
@@ -121,7 +131,7 @@ impl<M: Mailbox, G> Table<M, G> {
             return;
         };
         for session in seat.sessions {
-            self.end(session, key);
+            self.end(session, Some(key));
         }
     }
 
@@ -134,34 +144,33 @@ impl<M: Mailbox, G> Table<M, G> {
         self.now = now;
         let limits = self.limits;
         let session = self.random_session();
-        let seat = self.seats.get_mut(&key).ok_or(ErrorCode::Internal)?;
-        let source = Source::from(seat.observed.ip());
+        let seat = self.seats.get(&key).ok_or(ErrorCode::Internal)?;
         if self.closed {
             return Err(ErrorCode::GoingAway);
         }
         if seat.waiting.is_some() {
             return Err(ErrorCode::BadRequest);
         }
-        let from_source = self.sources.get(&source).copied().unwrap_or(0);
-        if self.deadlines.len() >= limits.waiting || from_source >= limits.waiting_per_source {
-            return Err(ErrorCode::TooMany);
-        }
-        // Mostly nobody else waits under an id.
-        let queue = self
-            .ids
-            .entry(wait.id)
-            .or_insert_with(|| Vec::with_capacity(1));
-        if queue.len() >= limits.waiting_per_id {
+        let ip = seat.observed.ip();
+        let displaced = self.waiting.admit(ip).map_err(|_| ErrorCode::TooMany)?;
+        let queue = self.ids.get(&wait.id);
+        if queue.is_some_and(|queue| queue.len() >= limits.waiting_per_id) {
             return Err(ErrorCode::Busy);
+        }
+        if let Some(displaced) = displaced {
+            self.end_wait(displaced, Event::Displaced);
         }
         let wait_s = match wait.host {
             true => limits.host_silence_s,
             false => wait.wait_s.clamp(1, limits.max_wait_s.max(1)),
         };
         let deadline = now.plus_secs(wait_s);
-        queue.push(key);
-        *self.sources.entry(source).or_default() += 1;
+        // Mostly nobody else waits under an id.
+        let queue = self.ids.entry(wait.id);
+        queue.or_insert_with(|| Vec::with_capacity(1)).push(key);
+        self.waiting.enter(ip, key);
         self.deadlines.insert((deadline, key));
+        let seat = self.seats.get_mut(&key).ok_or(ErrorCode::Internal)?;
         seat.waiting = Some(Box::new(Entry {
             id: wait.id,
             protocol: wait.protocol,
@@ -234,17 +243,20 @@ impl<M: Mailbox, G> Table<M, G> {
         let entry = initiator.waiting.as_ref().ok_or(ErrorCode::NobodyWaits)?;
         if entry.deadline <= now {
             // Its time is up, whether or not it was told already.
-            self.time_out(waiter);
+            self.end_wait(waiter, Event::TimedOut);
             return Err(ErrorCode::NobodyWaits);
         }
         let (observed, peer_observed) = (receiver.observed, initiator.observed);
         if entry.target_ip.is_some_and(|ip| ip != observed.ip()) {
             return Err(ErrorCode::NobodyWaits);
         }
-        let full = self.sessions.len() >= self.limits.sessions
-            || initiator.sessions.len() >= self.limits.sessions_per_seat;
-        if full && initiator.signals && receiver.signals {
-            return Err(ErrorCode::TooMany);
+        let mut displaced = None;
+        if initiator.signals && receiver.signals {
+            if initiator.sessions.len() >= self.limits.sessions_per_seat {
+                return Err(ErrorCode::TooMany);
+            }
+            let admitted = self.receivers.admit(observed.ip());
+            displaced = admitted.map_err(|_| ErrorCode::TooMany)?;
         }
         let (host, protocol) = (entry.host, entry.protocol);
         let session = if host { fresh } else { entry.session };
@@ -267,7 +279,10 @@ impl<M: Mailbox, G> Table<M, G> {
         if !host {
             self.stop_waiting(waiter);
         }
-        self.begin(session, [waiter, key], open);
+        if let Some((_, displaced)) = displaced {
+            self.end(displaced, None);
+        }
+        self.begin(session, [waiter, key], observed.ip(), open);
         Ok(Pairing {
             session,
             role: Role::Receiver,
@@ -281,7 +296,7 @@ impl<M: Mailbox, G> Table<M, G> {
 
     /// Begins a session. Where one of the two can not signal there is nothing to be in: what was
     /// opened for them lingers only, and the other one may tell what became of it.
-    fn begin(&mut self, session: SessionId, seats: [SeatKey; 2], open: G) {
+    fn begin(&mut self, session: SessionId, seats: [SeatKey; 2], receiver: IpAddr, open: G) {
         let signals = |key: &SeatKey| self.seats.get(key).is_some_and(|seat| seat.signals);
         let kept = seats.iter().all(signals);
         for key in seats {
@@ -299,7 +314,16 @@ impl<M: Mailbox, G> Table<M, G> {
             budget: TokenBucket::new(SIGNALS_PER_SECOND, u64::from(self.limits.signals)),
             reports: 0,
         });
-        self.sessions.insert(session, Session { sides, open });
+        self.last_session += 1;
+        let number = self.last_session;
+        self.receivers.enter(receiver, (number, session));
+        let begun = Session {
+            sides,
+            receiver,
+            number,
+            open,
+        };
+        self.sessions.insert(session, begun);
     }
 
     pub(super) fn renew(&mut self, now: Mono, key: SeatKey) {
@@ -362,7 +386,7 @@ impl<M: Mailbox, G> Table<M, G> {
     pub(super) fn leave(&mut self, key: SeatKey, session: SessionId) -> Result<(), ErrorCode> {
         let seat = self.seats.get_mut(&key).ok_or(ErrorCode::Internal)?;
         if seat.sessions.contains(&session) {
-            self.end(session, key);
+            self.end(session, Some(key));
             return Ok(());
         }
         // The other side may have been first.
@@ -372,11 +396,13 @@ impl<M: Mailbox, G> Table<M, G> {
         }
     }
 
-    /// Ends a session, and tells the other side.
-    fn end(&mut self, session: SessionId, leaver: SeatKey) {
+    /// Ends a session, and tells those of the two who did not end it.
+    fn end(&mut self, session: SessionId, leaver: Option<SeatKey>) {
         let Some(ended) = self.sessions.remove(&session) else {
             return;
         };
+        let place = (ended.number, session);
+        self.receivers.leave(ended.receiver, place);
         for side in &ended.sides {
             let Some(seat) = self.seats.get_mut(&side.seat) else {
                 continue;
@@ -384,7 +410,7 @@ impl<M: Mailbox, G> Table<M, G> {
             if let Some(at) = seat.sessions.iter().position(|own| *own == session) {
                 seat.sessions.swap_remove(at);
             }
-            if side.seat != leaver {
+            if leaver != Some(side.seat) {
                 seat.ended.put(session, side.reports);
                 // One that does not take it is leaving, too.
                 let _ = seat.mailbox.deliver(Event::PeerLeft { session });
@@ -407,7 +433,7 @@ impl<M: Mailbox, G> Table<M, G> {
             if deadline > now {
                 break;
             }
-            self.time_out(key);
+            self.end_wait(key, Event::TimedOut);
         }
         while self.lingering.front().is_some_and(|(at, _)| *at <= now) {
             self.lingering.pop_front();
@@ -421,11 +447,12 @@ impl<M: Mailbox, G> Table<M, G> {
         wait.into_iter().chain(linger).min()
     }
 
-    fn time_out(&mut self, key: SeatKey) {
+    /// Ends a wait, and says why.
+    fn end_wait(&mut self, key: SeatKey, why: Event) {
         self.stop_waiting(key);
         if let Some(seat) = self.seats.get(&key) {
             // One that does not take it has gone without waiting for the answer.
-            let _ = seat.mailbox.deliver(Event::TimedOut);
+            let _ = seat.mailbox.deliver(why);
         }
     }
 
@@ -437,7 +464,7 @@ impl<M: Mailbox, G> Table<M, G> {
         let Some(entry) = seat.waiting.take() else {
             return;
         };
-        let source = Source::from(seat.observed.ip());
+        self.waiting.leave(seat.observed.ip(), key);
         self.deadlines.remove(&(entry.deadline, key));
         if let Some(queue) = self.ids.get_mut(&entry.id) {
             queue.retain(|waiter| *waiter != key);
@@ -445,22 +472,12 @@ impl<M: Mailbox, G> Table<M, G> {
                 self.ids.remove(&entry.id);
             }
         }
-        if let Some(count) = self.sources.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                self.sources.remove(&source);
-            }
-        }
     }
 
     pub(super) fn close(&mut self) {
         self.closed = true;
         while let Some(&(_, key)) = self.deadlines.first() {
-            self.stop_waiting(key);
-            if let Some(seat) = self.seats.get(&key) {
-                // Whoever has gone need not know.
-                let _ = seat.mailbox.deliver(Event::GoingAway);
-            }
+            self.end_wait(key, Event::GoingAway);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The rules of the room in virtual time.
 
+mod caps;
 mod sessions;
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -258,58 +259,6 @@ fn a_seat_takes_away_what_it_put_there_and_nothing_else() {
 }
 
 #[test]
-fn everything_is_capped() {
-    let limits = RoomLimits {
-        waiting: 6,
-        waiting_per_source: 3,
-        waiting_per_id: 2,
-        sessions: 2,
-        ..RoomLimits::default()
-    };
-    let house = house(limits);
-    let people: Vec<_> = (1..=9)
-        .map(|n| house.person(&format!("192.0.2.{}:1", n / 3)))
-        .collect();
-    let wait = |at: usize, key: &str| people[at].seat.wait(T0, wish(key)).err();
-    assert_eq!(wait(0, "a"), None);
-    assert_eq!(wait(2, "a"), None);
-    assert_eq!(wait(3, "a"), Some(ErrorCode::Busy), "two of one id");
-    assert_eq!(wait(3, "b"), None);
-    assert_eq!(wait(4, "b"), None);
-    let more = house.person("192.0.2.1:9");
-    let third = more.seat.wait(T0, wish("c")).err();
-    assert_eq!(third, Some(ErrorCode::TooMany), "three of one source");
-    assert_eq!(wait(5, "c"), None);
-    assert_eq!(wait(8, "d"), None);
-    let seventh = house.person("192.0.2.99:1").seat.wait(T0, wish("d")).err();
-    assert_eq!(seventh, Some(ErrorCode::TooMany), "six in all");
-    more.receive(T0, "a").expect("paired");
-    more.receive(T0, "a").expect("paired");
-    assert_eq!(
-        more.receive(T0, "b"),
-        Err(ErrorCode::TooMany),
-        "two sessions"
-    );
-    assert_eq!(house.room.waiting(), 4, "who was not paired waits on");
-}
-
-#[test]
-fn an_ipv6_subscriber_is_one_source() {
-    let limits = RoomLimits {
-        waiting_per_source: 1,
-        ..RoomLimits::default()
-    };
-    let house = house(limits);
-    let one = house.person("[2001:db8:0:1::1]:1");
-    let same = house.person("[2001:db8:0:1:ffff::2]:1");
-    let other = house.person("[2001:db8:0:2::1]:1");
-    one.seat.wait(T0, wish("a")).expect("it waits");
-    let refused = same.seat.wait(T0, wish("b")).err();
-    assert_eq!(refused, Some(ErrorCode::TooMany));
-    other.seat.wait(T0, wish("b")).expect("it waits");
-}
-
-#[test]
 fn a_host_is_paired_with_one_after_the_other() {
     let house = house(RoomLimits::default());
     let desk = house.person("192.0.2.1:1");
@@ -415,6 +364,7 @@ fn nothing_is_left_of_any_course_of_events() {
             waiting_per_source: 12,
             waiting_per_id: 6,
             sessions: 15,
+            sessions_per_source: 10,
             sessions_per_seat: 5,
             linger_s: 50,
             ..RoomLimits::default()

@@ -260,10 +260,14 @@ impl Meeting {
                 sleep(REST).await;
                 continue;
             };
-            match (v4(from), self.hub.doors.enter(from.ip())) {
+            // Descriptors are for calls first.
+            let place = listener::is_spare(&stream).then(|| self.hub.doors.enter(from.ip()));
+            match (v4(from), place.flatten()) {
                 (Some(from), Some(place)) => {
+                    let (place, socket) = (Arc::new(place), Arc::clone(&socket));
                     let meeting = Arc::clone(&self);
-                    tokio::spawn(meeting.connection(stream, from, Arc::clone(&socket), place));
+                    let task = meeting.connection(stream, from, socket, Arc::clone(&place));
+                    place.serve(tokio::spawn(task).abort_handle());
                 }
                 _ => self.hub.counters.connection_refused(),
             }
@@ -276,7 +280,7 @@ impl Meeting {
         mut stream: TcpStream,
         from: SocketAddrV4,
         socket: Arc<tokio::net::UdpSocket>,
-        _place: Place,
+        _place: Arc<Place>,
     ) {
         let _ = stream.set_nodelay(true);
         let (number, mut told) = self.enter();

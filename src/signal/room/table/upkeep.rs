@@ -17,7 +17,6 @@ impl<M: Mailbox, G> Table<M, G> {
         }
         shrink(&mut self.seats);
         shrink(&mut self.ids);
-        shrink(&mut self.sources);
         shrink(&mut self.sessions);
     }
 
@@ -32,7 +31,8 @@ impl<M: Mailbox, G> Table<M, G> {
     pub(in crate::signal::room) fn is_empty(&self) -> bool {
         self.seats.is_empty()
             && self.ids.is_empty()
-            && self.sources.is_empty()
+            && self.waiting.is_empty()
+            && self.receivers.is_empty()
             && self.deadlines.is_empty()
             && self.sessions.is_empty()
             && self.lingering.is_empty()
