@@ -7,6 +7,7 @@
 //! TLS takes the feature `client`; without it a server at `https` is an error.
 
 mod error;
+mod eyeballs;
 mod socket;
 #[cfg(test)]
 mod tests;

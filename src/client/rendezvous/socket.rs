@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::{RendezvousError, ServerUrl};
+use super::{RendezvousError, ServerUrl, eyeballs};
 
 /// How connections are made.
 #[derive(Clone, Debug)]
@@ -59,8 +59,8 @@ fn unspecified(like: SocketAddr) -> IpAddr {
     }
 }
 
-/// Tries the server's addresses one after the other, each with its share of the time. Returns the
-/// connection and how long the server took to answer it, which is a round trip.
+/// Connects to whichever of the server's addresses answers first. Returns the connection and how
+/// long the server took to answer it, which is a round trip.
 pub(super) async fn connect(
     server: &ServerUrl,
     options: &SocketOptions,
@@ -70,27 +70,17 @@ pub(super) async fn connect(
     if let Some(bind) = options.bind {
         addresses.retain(|address| address.is_ipv4() == bind.is_ipv4());
     }
-    let mut last = io::Error::new(
-        io::ErrorKind::AddrNotAvailable,
-        "the server has no address of the local address's family",
-    );
-    let share = options.timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-    for address in addresses {
+    let dial = async |address| {
         let ip = options.bind.unwrap_or_else(|| unspecified(address));
-        let dial = async { shared_tcp_socket((ip, 0).into())?.connect(address).await };
         let dialled = Instant::now();
-        match timeout(share, dial).await {
-            Ok(Ok(stream)) => {
-                // Messages are small and each is waited for.
-                stream.set_nodelay(true).map_err(RendezvousError::Connect)?;
-                return Ok((stream, dialled.elapsed()));
-            }
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    match last.kind() {
-        io::ErrorKind::TimedOut => Err(RendezvousError::TimedOut),
-        _ => Err(RendezvousError::Connect(last)),
-    }
+        let stream = shared_tcp_socket((ip, 0).into())?.connect(address).await?;
+        // Messages are small and each is waited for.
+        stream.set_nodelay(true)?;
+        Ok((stream, dialled.elapsed()))
+    };
+    let first = eyeballs::first(addresses, dial).await;
+    first.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => RendezvousError::TimedOut,
+        _ => RendezvousError::Connect(error),
+    })
 }
