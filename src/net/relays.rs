@@ -103,8 +103,9 @@ impl RelayOpener {
     /// Opens what the core asks for; nothing is left behind when that fails.
     pub(super) fn open(&mut self, spec: OpenSpec) -> Result<RelaySocket, OpenError> {
         match spec {
-            OpenSpec::Any { family } => self.single(family, false),
-            OpenSpec::Even { family } => self.single(family, true),
+            OpenSpec::Any { family } => self.single(family, false, None),
+            OpenSpec::At { family, place } => self.single(family, false, Some(place)),
+            OpenSpec::Even { family } => self.single(family, true, None),
             OpenSpec::EvenAndReserve { family, token } => self.pair(family, token),
             OpenSpec::Reserved { token } => self
                 .reservations
@@ -118,14 +119,20 @@ impl RelayOpener {
         self.reservations.release(token);
     }
 
-    fn single(&mut self, family: Family, even: bool) -> Result<RelaySocket, OpenError> {
+    fn single(
+        &mut self,
+        family: Family,
+        even: bool,
+        mut place: Option<u64>,
+    ) -> Result<RelaySocket, OpenError> {
         // Ports that another process has stay leased until the search is over, so that it
         // does not come across them again.
         let mut taken = ArrayVec::<PortLease, ATTEMPTS>::new();
         while !taken.is_full() {
-            let lease = self
-                .relays
-                .lease(family, even, &mut self.rng)
+            let own = place.take();
+            let lease = own
+                .and_then(|place| self.relays.lease_at(family, place))
+                .or_else(|| self.relays.lease(family, even, &mut self.rng))
                 .ok_or(OpenError::NoPort)?;
             match self.bind(lease.local()) {
                 Ok(socket) => return Ok(RelaySocket { socket, lease }),

@@ -24,6 +24,20 @@ pub const MAX_ADDRESSES: usize = 4;
 /// client moves to another network.
 pub const ALLOCATIONS_PER_SIDE: u32 = 4;
 
+/// Which relay port one side of a pair gets when it is free: the same one after a restart of the
+/// server, where the two have nobody but the relay to tell each other new addresses. `user_id`
+/// names the session, whose 128 random bits nobody else can know: to others the port is as random
+/// as any (RFC 6056).
+pub(super) fn place(user_id: &str) -> u64 {
+    // FNV-1a: the hashes of the standard library may differ from one build to the next.
+    let hash = user_id
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+        });
+    hash ^ hash >> 32
+}
+
 /// Names a pair.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PairId(NonZeroU64);

@@ -161,6 +161,17 @@ impl RelayAddresses {
         Some(self.guard(slot))
     }
 
+    /// Leases the port of a family that `place` stands for, if it is free. It stands for the same
+    /// one as long as the addresses and the range are the same, also in another process.
+    pub fn lease_at(self: &Arc<Self>, family: Family, place: u64) -> Option<PortLease> {
+        let pools = &self.families[family.index()];
+        let index = usize::try_from(place.checked_rem(self.capacity_of(family) as u64)?).ok()?;
+        let pool = pools[index / self.ports_each()];
+        let bit = u32::from(self.first - self.base) + (index % self.ports_each()) as u32;
+        let free = self.pools[pool].ports.take(bit);
+        free.then(|| self.guard(Slot { pool, bit }))
+    }
+
     /// Leases an even port and the next higher one (EVEN-PORT with R=1, RFC 8656 section 7.2).
     /// Both stay leased until their own lease is dropped.
     pub fn lease_pair(

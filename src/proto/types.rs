@@ -342,6 +342,14 @@ pub enum OpenSpec {
         /// Family of the relayed transport address.
         family: Family,
     },
+    /// The port that a number stands for, the same one whenever it is asked for; any other one
+    /// where that is taken.
+    At {
+        /// Family of the relayed transport address.
+        family: Family,
+        /// Any number.
+        place: u64,
+    },
     /// An even port (EVEN-PORT with R=0).
     Even {
         /// Family of the relayed transport address.

@@ -8,6 +8,7 @@
 
 pub mod hops;
 pub mod minting;
+pub mod rebinding;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub enum By {
     Udp,
     Tcp,
     Tls,
+    /// By UDP, at this address.
+    At(SocketAddr),
     Nothing,
 }
 
@@ -63,7 +66,10 @@ pub struct World {
 
 impl World {
     pub fn new(by: By) -> Self {
-        let relay = Server::start();
+        Self::with(Server::start(), by)
+    }
+
+    pub fn with(relay: Server, by: By) -> Self {
         let pairing = Self::pairing(&relay, by, (Ipv4Addr::LOCALHOST, 0).into());
         let address = pairing.addresses()[0];
         Self {
@@ -78,6 +84,7 @@ impl World {
             By::Udp => Some(format!("turn:{}?transport=udp", relay.udp())),
             By::Tcp => Some(format!("turn:{}?transport=tcp", relay.tcp())),
             By::Tls => Some(format!("turns:{}?transport=tcp", relay.tls())),
+            By::At(address) => Some(format!("turn:{address}?transport=udp")),
             By::Nothing => None,
         };
         let stun = matches!(by, By::Udp).then(|| format!("stun:{}", relay.udp()));

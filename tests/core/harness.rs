@@ -279,6 +279,7 @@ impl World {
     fn lease(&mut self, spec: OpenSpec) -> Result<PortLease, OpenError> {
         let family = match spec {
             OpenSpec::Any { family }
+            | OpenSpec::At { family, .. }
             | OpenSpec::Even { family }
             | OpenSpec::EvenAndReserve { family, .. } => Some(family),
             OpenSpec::Reserved { .. } => None,
@@ -293,6 +294,9 @@ impl World {
         let rng = &mut self.net.rng;
         match spec {
             OpenSpec::Any { family } => relays.lease(family, false, rng),
+            OpenSpec::At { family, place } => relays
+                .lease_at(family, place)
+                .or_else(|| relays.lease(family, false, rng)),
             OpenSpec::Even { family } => relays.lease(family, true, rng),
             OpenSpec::EvenAndReserve { family, token } => {
                 relays.lease_pair(family, rng).map(|(even, odd)| {

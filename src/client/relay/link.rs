@@ -15,16 +15,31 @@ use super::{RelayError, now};
 use crate::client::turn::{
     Allocation, Client, Event, Failure, Ids, Incoming, MAX_REQUEST, send_indication,
 };
-use crate::wire::{CHANNELS, ChannelData, Class, Method};
+use crate::wire::{CHANNELS, ChannelData, Method};
 
-/// How many peers are reached at most.
-const MOST_PEERS: usize = 16;
-/// Towards a server over UDP something is sent this often, so that NATs remember it.
+/// How many peers are kept within reach: the one that was asked for last, and the one before,
+/// should what it sent be late.
+pub(super) const MOST_PEERS: usize = 2;
+/// How many are remembered with their channels, which stay theirs for ten minutes (RFC 8656
+/// section 12).
+const MOST_KNOWN: usize = 64;
+/// Something is sent to the server this often, so that NATs remember it.
 const KEEPALIVE: Duration = Duration::from_secs(15);
+/// After so much silence the server is asked whether it still knows us: it may have been started
+/// again, or a NAT may have given us another address. Where data came last, more may be on its way
+/// to an address that is no longer ours.
+const QUIET: Duration = Duration::from_secs(5);
+const QUIET_AFTER_DATA: Duration = Duration::from_secs(2);
+/// A server that has been asked and says nothing for so long is silent.
+const ANSWER: Duration = Duration::from_secs(6);
 /// How long giving the allocation back may take.
 const RELEASE: Duration = Duration::from_millis(700);
-/// What a Send indication has around its data, at most.
-const INDICATION: usize = 64;
+/// What a Send indication has around its data, at most: a header, an IPv6 address, padding.
+const INDICATION: usize = 20 + 24 + 4 + 3;
+/// What fits a datagram that every IPv6 path carries (RFC 8200 section 5).
+const FITS_IPV6: usize = 1280 - 40 - 8;
+/// How many datagrams wait for a channel because they do not fit an indication.
+const MOST_HELD: usize = 16;
 
 /// How far a peer's channel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +47,8 @@ enum Progress {
     Asked,
     Bound,
     Refused,
+    /// It is kept no longer: the peer is elsewhere.
+    Left,
 }
 
 struct Peer {
@@ -48,6 +65,21 @@ pub(super) enum Happened {
     Refused(SocketAddr, Failure),
     /// A peer sent these bytes.
     Data(SocketAddr, Vec<u8>),
+    /// The server has been asked whether it still knows us, and said nothing for long.
+    Silent,
+    /// It has said something again.
+    Heard,
+}
+
+/// Whether an error of a datagram socket is about what was sent before, and says nothing of what is
+/// sent later.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
 }
 
 /// An allocation and its connection.
@@ -56,10 +88,19 @@ pub(super) struct Link {
     pipe: Pipe,
     client: Client,
     ids: Ids,
+    /// The one that was asked for last stands last.
     peers: Vec<Peer>,
-    /// Those whose channel is asked for, in the order of the requests.
-    asked: VecDeque<SocketAddr>,
-    idle_since: Instant,
+    next_channel: u16,
+    /// When something was sent last.
+    sent: Instant,
+    /// Since when the server is silent, and whether data came last.
+    heard: (Instant, bool),
+    /// Since when the server is asked whether it still knows us.
+    asked: Option<Instant>,
+    /// That was for too long.
+    silent: bool,
+    /// What waits for a channel.
+    held: VecDeque<(SocketAddr, Vec<u8>)>,
     /// The way to the other allocations of the pair on this relay is asked for and not refused.
     ahead: bool,
     scratch: Vec<u8>,
@@ -88,8 +129,12 @@ impl Link {
             pipe,
             ids: Ids::new(seed),
             peers: Vec::new(),
-            asked: VecDeque::new(),
-            idle_since: now(),
+            next_channel: *CHANNELS.start(),
+            sent: now(),
+            heard: (now(), false),
+            asked: None,
+            silent: false,
+            held: VecDeque::new(),
             ahead: false,
             scratch: vec![0; MAX_REQUEST],
             happened: VecDeque::new(),
@@ -138,24 +183,52 @@ impl Link {
         self.pipe.is_reliable()
     }
 
-    /// Asks for a peer, once.
-    pub(super) fn reach(&mut self, peer: SocketAddr) {
-        let known = self.peers.iter().any(|known| known.address == peer);
-        if known || self.peers.len() == MOST_PEERS {
-            return;
+    /// Asks for a peer. Those that were asked for long before are let go.
+    pub(super) fn reach(&mut self, address: SocketAddr) {
+        let known = self.peers.iter().position(|peer| peer.address == address);
+        let mut peer = match known.map(|known| self.peers.remove(known)) {
+            Some(peer) => peer,
+            None if CHANNELS.contains(&self.next_channel) => {
+                self.next_channel += 1;
+                Peer {
+                    address,
+                    channel: self.next_channel - 1,
+                    progress: Progress::Left,
+                }
+            }
+            None => {
+                let failure = Failure::Protocol("the allocation has no channel left");
+                self.failed = Some(RelayError::Turn(failure));
+                return;
+            }
+        };
+        if peer.progress == Progress::Bound || self.is_ahead(address) {
+            self.happened.push_back(Happened::Reachable(address));
         }
-        let channel = CHANNELS.start() + self.peers.len() as u16;
-        self.peers.push(Peer {
-            address: peer,
-            channel,
-            progress: Progress::Asked,
-        });
-        self.asked.push_back(peer);
-        if self.is_ahead(peer) {
-            self.happened.push_back(Happened::Reachable(peer));
+        let asks = matches!(peer.progress, Progress::Left | Progress::Refused);
+        if asks {
+            peer.progress = Progress::Asked;
         }
-        self.client
-            .bind_channel(channel, peer, now(), &mut self.ids);
+        let channel = peer.channel;
+        self.peers.push(peer);
+        self.let_go_of_old();
+        if asks {
+            self.client
+                .bind_channel(channel, address, now(), &mut self.ids);
+        }
+    }
+
+    fn let_go_of_old(&mut self) {
+        let old = self.peers.len().saturating_sub(MOST_PEERS);
+        for peer in &mut self.peers[..old] {
+            if peer.progress != Progress::Left {
+                peer.progress = Progress::Left;
+                self.client.let_go(peer.channel);
+            }
+        }
+        if self.peers.len() > MOST_KNOWN {
+            self.peers.remove(0);
+        }
     }
 
     /// Whether this peer may be sent to before it has a channel: it is an allocation on the same
@@ -167,15 +240,20 @@ impl Link {
 
     /// Asks the server whether the allocation is still there.
     pub(super) fn check(&mut self) {
-        self.client.refresh(now(), &mut self.ids);
+        if self.asked.is_none() {
+            self.asked = Some(now());
+            self.client.refresh(now(), &mut self.ids);
+        }
     }
 
     /// Sends to a peer, or drops what cannot be sent (yet).
     pub(super) fn send(&mut self, peer: SocketAddr, data: &[u8]) {
         let bound = |known: &&Peer| known.address == peer && known.progress == Progress::Bound;
         let Some(channel) = self.peers.iter().find(bound).map(|peer| peer.channel) else {
-            if self.is_ahead(peer) {
+            if self.is_ahead(peer) && self.fits(data) {
                 self.send_ahead(peer, data);
+            } else if self.is_ahead(peer) && self.held.len() < MOST_HELD {
+                self.held.push_back((peer, data.to_vec()));
             }
             return;
         };
@@ -186,7 +264,7 @@ impl Link {
         self.scratch.extend(ChannelData::header(channel, len));
         self.scratch.extend_from_slice(data);
         self.pipe.send(&self.scratch);
-        self.idle_since = now();
+        self.sent = now();
     }
 
     /// Sends without a channel, behind the request for the permission: the round trip of its
@@ -197,8 +275,14 @@ impl Link {
         let mut bytes = vec![0; data.len() + INDICATION];
         if let Some(len) = send_indication(&mut bytes, peer, data, &mut self.ids) {
             self.pipe.send(&bytes[..len]);
-            self.idle_since = now();
+            self.sent = now();
         }
+    }
+
+    /// Whether an indication with this data comes through wherever a datagram of the session does.
+    fn fits(&self, data: &[u8]) -> bool {
+        let narrow = self.local_addr().is_ipv6() && !self.is_reliable();
+        !narrow || data.len() + INDICATION <= FITS_IPV6
     }
 
     /// Waits until something happened that its owner has to know.
@@ -224,12 +308,27 @@ impl Link {
         if !self.happened.is_empty() {
             return Ok(false);
         }
-        let keepalive = self.idle_since + KEEPALIVE;
-        let due = self.client.poll_timeout();
-        let due = due.map_or(keepalive, |due| due.min(keepalive));
+        let doubt = self.doubt();
+        let due = self.client.poll_timeout().into_iter().chain(doubt).min();
+        let due = due.unwrap_or_else(|| now() + KEEPALIVE);
         tokio::select! {
             received = self.pipe.receive() => {
-                let incoming = self.client.handle(now(), received?, &mut self.ids);
+                let received = match received {
+                    Ok(received) => received,
+                    // What ICMP says of a datagram: as long as the server is being started again,
+                    // the allocation is asked for; its peer may know no other address.
+                    Err(error) if self.client.allocation().is_some() && is_passing(&error) => {
+                        self.check();
+                        return Ok(false);
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let incoming = self.client.handle(now(), received, &mut self.ids);
+                self.heard = (now(), incoming.is_some());
+                self.asked = None;
+                if std::mem::take(&mut self.silent) {
+                    self.happened.push_back(Happened::Heard);
+                }
                 match incoming {
                     Some(Incoming::Channel(number, data)) => {
                         let peer = self.peers.iter().find(|peer| peer.channel == number);
@@ -246,32 +345,38 @@ impl Link {
             }
             () = sleep_until(due.into()) => {
                 self.client.handle_timeout(now(), &mut self.ids);
-                if keepalive <= now() {
-                    self.keep_alive();
+                if doubt.is_some_and(|at| at <= now()) {
+                    match self.asked {
+                        Some(_) => {
+                            self.silent = true;
+                            self.happened.push_back(Happened::Silent);
+                        }
+                        None => self.check(),
+                    }
                 }
                 Ok(false)
             }
         }
     }
 
+    /// When the server is to be asked whether it still knows us, or taken for silent.
+    fn doubt(&self) -> Option<Instant> {
+        if self.silent || self.client.allocation().is_none() {
+            return None;
+        }
+        if let Some(asked) = self.asked {
+            return Some(asked + ANSWER);
+        }
+        let (since, data) = self.heard;
+        let quiet = if data { QUIET_AFTER_DATA } else { QUIET };
+        Some((since + quiet).min(self.sent + KEEPALIVE))
+    }
+
     fn transmit(&mut self) {
         self.scratch.resize(MAX_REQUEST.max(self.scratch.len()), 0);
         while let Some(len) = self.client.poll_transmit(now(), &mut self.scratch) {
             self.pipe.send(&self.scratch[..len]);
-            self.idle_since = now();
-        }
-    }
-
-    /// RFC 8489 section 10: an indication, which nobody answers.
-    fn keep_alive(&mut self) {
-        self.idle_since = now();
-        let id = self.ids.next_id();
-        let mut bytes = [0; 64];
-        let mut builder =
-            crate::wire::Builder::new(&mut bytes, Class::Indication, Method::BINDING, id);
-        builder.fingerprint();
-        if let Ok(len) = builder.finish() {
-            self.pipe.send(&bytes[..len]);
+            self.sent = now();
         }
     }
 
@@ -288,29 +393,47 @@ impl Link {
                 // A relay that does not allow it that early: each channel brings its own.
                 Event::Failed(Method::CREATE_PERMISSION, _) => self.ahead = false,
                 Event::Released => self.released = true,
-                Event::Bound(_, peer) => {
-                    self.asked.retain(|asked| *asked != peer);
-                    self.progress(peer, Progress::Bound);
-                    self.happened.push_back(Happened::Reachable(peer));
-                }
-                Event::Failed(Method::CHANNEL_BIND, failure) => {
-                    // Requests go out one at a time, in order. One that is none of the first
-                    // ones is a refresh.
-                    let Some(peer) = self.asked.pop_front() else {
-                        self.failed = Some(RelayError::Turn(failure));
-                        continue;
-                    };
-                    self.progress(peer, Progress::Refused);
-                    self.happened.push_back(Happened::Refused(peer, failure));
-                }
+                Event::Bound(channel, peer) => self.bound(channel, peer),
+                Event::Failed(Method::CHANNEL_BIND, failure) => self.refused(&failure),
                 Event::Failed(_, failure) => self.failed = Some(RelayError::Turn(failure)),
             }
         }
     }
 
-    fn progress(&mut self, peer: SocketAddr, progress: Progress) {
-        if let Some(known) = self.peers.iter_mut().find(|known| known.address == peer) {
-            known.progress = progress;
+    fn bound(&mut self, channel: u16, address: SocketAddr) {
+        let asked = |peer: &&mut Peer| peer.channel == channel && peer.progress == Progress::Asked;
+        let Some(peer) = self.peers.iter_mut().find(asked) else {
+            // It was let go meanwhile.
+            self.client.let_go(channel);
+            return;
+        };
+        peer.progress = Progress::Bound;
+        self.happened.push_back(Happened::Reachable(address));
+        for (peer, data) in std::mem::take(&mut self.held) {
+            self.send(peer, &data);
+        }
+    }
+
+    /// A channel was not given, or not given again.
+    fn refused(&mut self, failure: &Failure) {
+        let latest = self.peers.last().map(|peer| peer.address);
+        for peer in &mut self.peers {
+            let lost = !self.client.has_channel(peer.channel);
+            match peer.progress {
+                Progress::Asked | Progress::Bound if lost => {}
+                _ => continue,
+            }
+            let was = std::mem::replace(&mut peer.progress, Progress::Refused);
+            // Of a peer that has gone elsewhere it says nothing.
+            if Some(peer.address) == latest {
+                match was {
+                    Progress::Bound => self.failed = Some(RelayError::Turn(failure.clone())),
+                    _ => {
+                        let refused = Happened::Refused(peer.address, failure.clone());
+                        self.happened.push_back(refused);
+                    }
+                }
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod pipe;
 mod race;
 mod reach;
 mod servers;
+mod task;
 
 use std::fmt;
 use std::io;
@@ -14,24 +15,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
 
 use super::turn::Failure;
 use crate::pairing::IceServer;
-use link::{Happened, Link};
 pub use reach::answers_by_udp;
 pub use servers::{Host, Transport, TurnServer, stun_servers, turn_servers};
 
 /// What waits in either direction at most; the rest is dropped, as on a full socket.
 const QUEUE: usize = 1024;
-/// What of the queue data leaves free.
-const RESERVED: usize = 64;
-/// Between attempts, doubled up to [`LONGEST_PAUSE`].
-const PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(16);
-/// An allocation that lasted so long is made again at once when it is lost.
-const LASTED: Duration = Duration::from_secs(1);
-
 /// The monotonic clock, which follows a paused one in tests.
 pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
@@ -84,7 +75,8 @@ pub enum RelayEvent {
     Refused(SocketAddr, Failure),
     /// A peer sent these bytes.
     Data(SocketAddr, Vec<u8>),
-    /// There is no allocation (any more). It is tried again, unless there is no server.
+    /// There is no allocation (any more), or its server has fallen silent. It is tried again,
+    /// unless there is no server; the one that there was may be [allocated](Self::Allocated) again.
     Lost(RelayError),
 }
 
@@ -115,7 +107,7 @@ impl Relay {
         let (commands, ordered) = mpsc::channel(QUEUE);
         let (happened, events) = mpsc::channel(QUEUE);
         let (tell_servers, servers) = watch::channel(turn_servers(servers));
-        let task = Task {
+        let task = task::Task {
             servers,
             bind,
             patience,
@@ -137,7 +129,8 @@ impl Relay {
         self.servers.send_replace(turn_servers(servers));
     }
 
-    /// Asks for a way to a peer. It is asked for again after the allocation was lost.
+    /// Asks for a way to a peer, also after the allocation was lost and made again. The peer that
+    /// is asked for last and the one before are kept within reach.
     pub fn reach(&self, peer: SocketAddr) {
         let _ = self.commands.try_send(Command::Reach(peer));
     }
@@ -157,112 +150,5 @@ impl Relay {
     /// will never be a relay.
     pub async fn next(&mut self) -> Option<RelayEvent> {
         self.events.recv().await
-    }
-}
-
-struct Task {
-    servers: watch::Receiver<Vec<TurnServer>>,
-    bind: Option<IpAddr>,
-    patience: Duration,
-    commands: mpsc::Receiver<Command>,
-    events: mpsc::Sender<RelayEvent>,
-    peers: Vec<SocketAddr>,
-}
-
-impl Task {
-    async fn run(mut self) {
-        if self.servers.borrow().is_empty() {
-            self.tell(RelayEvent::Lost(RelayError::NoServer));
-            return;
-        }
-        let mut pause = PAUSE;
-        loop {
-            let servers = self.servers.borrow_and_update().clone();
-            let race = race::allocate(servers, self.patience, self.bind);
-            let lost = match self.orders_during(race).await {
-                None => return,
-                Some(Ok(link)) => {
-                    pause = PAUSE;
-                    let since = now();
-                    match self.serve(link).await {
-                        None => return,
-                        Some(lost) if now() >= since + LASTED => {
-                            self.tell(RelayEvent::Lost(lost));
-                            continue;
-                        }
-                        Some(lost) => lost,
-                    }
-                }
-                Some(Err(lost)) => lost,
-            };
-            self.tell(RelayEvent::Lost(lost));
-            if self.orders_during(sleep(pause)).await.is_none() {
-                return;
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// Data is dropped when nobody takes it, like on a full socket; what changes finds room.
-    fn tell(&self, event: RelayEvent) {
-        if matches!(event, RelayEvent::Data(..)) && self.events.capacity() <= RESERVED {
-            return;
-        }
-        let _ = self.events.try_send(event);
-    }
-
-    /// Does something while orders come in; `None` when the owner is gone.
-    async fn orders_during<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::pin!(work);
-        loop {
-            tokio::select! {
-                done = &mut work => return Some(done),
-                command = self.commands.recv() => match command? {
-                    Command::Reach(peer) => self.peers.push(peer),
-                    Command::Check | Command::Send(..) => {}
-                },
-            }
-        }
-    }
-
-    /// Keeps an allocation until it is lost, or `None` until the owner is gone.
-    async fn serve(&mut self, mut link: Link) -> Option<RelayError> {
-        if let Some(allocation) = link.allocation() {
-            self.tell(RelayEvent::Allocated {
-                relayed: allocation.relayed,
-                local: link.local_addr(),
-                reliable: link.is_reliable(),
-            });
-        }
-        for &peer in &self.peers {
-            link.reach(peer);
-        }
-        loop {
-            tokio::select! {
-                Ok(()) = self.servers.changed() => {
-                    link.renew(&self.servers.borrow_and_update());
-                }
-                command = self.commands.recv() => match command {
-                    Some(Command::Reach(peer)) => {
-                        if !self.peers.contains(&peer) {
-                            self.peers.push(peer);
-                        }
-                        link.reach(peer);
-                    }
-                    Some(Command::Check) => link.check(),
-                    Some(Command::Send(peer, data)) => link.send(peer, &data),
-                    None => {
-                        link.release().await;
-                        return None;
-                    }
-                },
-                happened = link.next() => self.tell(match happened {
-                    Ok(Happened::Reachable(peer)) => RelayEvent::Reachable(peer),
-                    Ok(Happened::Refused(peer, failure)) => RelayEvent::Refused(peer, failure),
-                    Ok(Happened::Data(peer, data)) => RelayEvent::Data(peer, data),
-                    Err(lost) => return Some(lost),
-                }),
-            }
-        }
     }
 }

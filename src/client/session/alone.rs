@@ -41,6 +41,12 @@ impl Driver {
         // Before it is ready, whoever establishes the session decides.
         if self.secure.last_received() > alone.since || !self.secure.is_ready() {
             self.alone = None;
+        } else if !self.paths.is_any() {
+            // Silence says nothing of the peer. If nothing mends it, the session ends as others.
+            self.alone = Some(Alone {
+                since: now,
+                ask_at: now + ASK_EVERY,
+            });
         } else if now >= alone.since + SILENCE {
             self.alone = None;
             self.end(Ended::Silent);

@@ -60,6 +60,9 @@ impl Driver {
             if let Some(peer) = self.paths.info_of_peer() {
                 self.relay.reach(peer);
             }
+        } else {
+            // Another NAT may be in between.
+            self.relay.check();
         }
         self.told.clear();
         self.seen_of_nat = None;

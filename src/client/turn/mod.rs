@@ -171,6 +171,21 @@ impl Client {
         }
     }
 
+    /// Whether a channel is asked for, or bound and kept.
+    pub fn has_channel(&self, number: u16) -> bool {
+        let kept = self.kept.iter().map(|kept| kept.ask);
+        let under_way = self.transaction.as_ref().map(|transaction| transaction.ask);
+        let mut asks = kept.chain(self.waiting.iter().copied()).chain(under_way);
+        asks.any(|ask| ask.is_channel(number))
+    }
+
+    /// Keeps a channel no longer: it ends with its lifetime (RFC 8656 section 12). Until then the
+    /// number stands for the same peer.
+    pub fn let_go(&mut self, number: u16) {
+        self.kept.retain(|kept| !kept.ask.is_channel(number));
+        self.waiting.retain(|ask| !ask.is_channel(number));
+    }
+
     /// Gives the allocation back: a Refresh with LIFETIME 0 (RFC 8656 section 8.1). What still
     /// waits for its turn is forgotten.
     pub fn release(&mut self, now: Instant, ids: &mut Ids) {

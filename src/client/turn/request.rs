@@ -7,11 +7,14 @@ use super::credentials::{Challenge, Credentials, Ids};
 use crate::wire::{Builder, Class, Integrity, Method, TransactionId, attr};
 
 /// First retransmission after this time, each next one after twice the time before (RFC 8489
-/// section 6.2.1).
+/// section 6.2.1), up to [`LONGEST`]: a server that was started again is found soon.
 const RTO: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(2);
 /// Sends of one request (RFC 8489 section 6.2.1: Rc). The last one is waited for as long as the
 /// first (Rm would be 16 times that, which nobody at a terminal waits for).
 const SENDS: u32 = 7;
+/// The same of a Refresh: an allocation is not given up as long as it may be there.
+const REFRESHES: u32 = 32;
 /// How long an answer over a stream may take (RFC 8489 section 6.2.2: Ti).
 const STREAM_TIMEOUT: Duration = Duration::from_millis(39_500);
 
@@ -33,6 +36,10 @@ impl Ask {
             Self::Permission(_) => Method::CREATE_PERMISSION,
             Self::Channel(..) => Method::CHANNEL_BIND,
         }
+    }
+
+    pub(super) fn is_channel(self, number: u16) -> bool {
+        matches!(self, Self::Channel(own, _) if own == number)
     }
 }
 
@@ -74,7 +81,11 @@ impl Transaction {
     }
 
     fn most_sends(&self) -> u32 {
-        if self.reliable { 1 } else { SENDS }
+        match (self.reliable, self.ask) {
+            (true, _) => 1,
+            (false, Ask::Refresh) => REFRESHES,
+            (false, _) => SENDS,
+        }
     }
 
     /// Whether every send was made and waited for.
@@ -89,8 +100,9 @@ impl Transaction {
         }
         let wait = match (self.reliable, self.sends) {
             (true, _) => STREAM_TIMEOUT,
-            (false, sends) if sends + 1 == SENDS => RTO,
-            (false, sends) => RTO * (1 << sends),
+            (false, sends) if sends + 1 == self.most_sends() => RTO,
+            // Twice the second one is the longest.
+            (false, sends) => (RTO * (1 << sends.min(2))).min(LONGEST),
         };
         self.sends += 1;
         self.next_at = now + wait;

@@ -119,6 +119,12 @@ impl FreePorts {
         self.claim(index, shape, bit)
     }
 
+    /// Takes this port, if it is free.
+    pub(super) fn take(&self, bit: u32) -> bool {
+        self.claim(bit as usize / 64, Shape::Any, bit % 64)
+            .is_some()
+    }
+
     /// Takes the first possible lease, in as many steps as there are words.
     pub(super) fn take_first(&self, shape: Shape) -> Option<u32> {
         let mut words = self.taken.iter().enumerate();

@@ -411,3 +411,23 @@ proptest! {
         prop_assert_eq!(all.len(), usize::from(count) + 1);
     }
 }
+
+#[test]
+fn a_place_stands_for_one_port_as_long_as_it_is_free() {
+    let pairs = [("192.0.2.1", "192.0.2.1"), ("192.0.2.2", "192.0.2.2")];
+    let (addresses, again) = (pool(&pairs, 40_001..=40_300), pool(&pairs, 40_001..=40_300));
+    let mut leases = HashMap::new();
+    for place in (0..600).chain([u64::MAX]) {
+        let Some(lease) = addresses.lease_at(Family::V4, place) else {
+            assert_eq!(place, u64::MAX, "600 places for 600 ports");
+            continue;
+        };
+        let other = again.lease_at(Family::V4, place).expect("it is free there");
+        assert_eq!(other.local(), lease.local(), "in another process");
+        leases.insert(lease.local(), lease);
+    }
+    assert_eq!(leases.len(), 600);
+    assert!(addresses.lease_at(Family::V6, 7).is_none());
+    leases.clear();
+    assert_eq!(addresses.in_use(), 0);
+}

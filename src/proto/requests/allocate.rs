@@ -6,7 +6,7 @@ use super::{Answer, Request};
 use crate::proto::allocation::{Allocation, Entry, Opening, Origin, Owner, Pending, Protection};
 use crate::proto::answer::{Refusal, finish};
 use crate::proto::audit::Audit;
-use crate::proto::pairs::ALLOCATIONS_PER_SIDE;
+use crate::proto::pairs::{self, ALLOCATIONS_PER_SIDE};
 use crate::proto::policy::{DefaultFamily, Policy};
 use crate::proto::quota::QuotaGuard;
 use crate::proto::registry::relay_id;
@@ -25,6 +25,8 @@ struct Wanted {
     even: Option<bool>,
     token: Option<ReservationToken>,
     lifetime: u32,
+    /// Which port a side of a pair gets, if it is free.
+    place: Option<u64>,
 }
 
 impl Wanted {
@@ -58,6 +60,7 @@ impl Wanted {
                 even: None,
                 token: Some(token),
                 lifetime,
+                place: None,
             });
         }
         // Both family attributes: 400.
@@ -92,6 +95,7 @@ impl Wanted {
             even,
             token: None,
             lifetime,
+            place: None,
         })
     }
 
@@ -100,7 +104,10 @@ impl Wanted {
         match (self.even, reserve) {
             (Some(_), Some(token)) => OpenSpec::EvenAndReserve { family, token },
             (Some(_), None) => OpenSpec::Even { family },
-            (None, _) => OpenSpec::Any { family },
+            (None, _) => match self.place {
+                Some(place) => OpenSpec::At { family, place },
+                None => OpenSpec::Any { family },
+            },
         }
     }
 }
@@ -117,9 +124,12 @@ impl Relay {
             return known(entry, request, &self.policy, reply);
         }
         let relays = &self.shared.relays;
-        let wanted = Wanted::read(&request.attrs, &request.flow, &self.policy, |family| {
+        let mut wanted = Wanted::read(&request.attrs, &request.flow, &self.policy, |family| {
             relays.has_family(family)
         })?;
+        if request.owner.pair.is_some() {
+            wanted.place = Some(pairs::place(&request.owner.user_id));
+        }
         // A reservation outlives its allocation and is found by its token: nothing that is bound
         // to a pair.
         if request.owner.pair.is_some() && (wanted.token.is_some() || wanted.even == Some(true)) {
