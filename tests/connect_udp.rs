@@ -12,10 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use turnserver::client::connect::{ConnectError, Connector, Ended, Progress, PunchedConn};
 use turnserver::client::noise::{LARGEST_DATAGRAM, MAX_DATAGRAM};
-use turnserver::client::rendezvous::{Rendezvous, ServerUrl, SocketOptions};
-use turnserver::pairing::{
-    AccessKey, ClientMessage, Join, PathKind, Protocol, Role, ServerMessage,
-};
+use turnserver::client::rendezvous::ServerUrl;
+use turnserver::pairing::{AccessKey, PathKind, Protocol, Role};
 
 /// Sends until the other side has something, which may take a few where datagrams are lost.
 async fn reaches(from: &PunchedConn, to: &PunchedConn, data: &[u8]) {
@@ -361,47 +359,20 @@ async fn closing_is_told_from_either_side() {
     }
 }
 
-/// Knows under which id the two meet, and nothing else.
+/// However long somebody wants to wait.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_impostor_gets_nothing() {
+async fn endless_times_are_no_error() {
     let world = World::new(By::Udp);
-    let key = fresh_key();
-    let id = AccessKey::new(&key).expect("a key").rendezvous_id();
-    let honest = tokio::spawn(world.device(&key).protocol(Protocol::Udp).connect());
-    let server = world.address.to_string().parse().expect("a server");
-    let join = Join {
-        role: Role::Receiver,
-        id: Some(id),
-        access_key: None,
-        protocol: None,
-        target_ip: None,
-        wait_s: None,
-        host: false,
-        endpoints: Vec::new(),
+    let endless = |device: Connector| {
+        device
+            .wait(Duration::MAX)
+            .establish_timeout(Duration::MAX)
+            .punch_timeout(Duration::MAX)
     };
-    let impostor = async {
-        loop {
-            let options = SocketOptions::default();
-            let mut impostor = Rendezvous::connect(&server, &options)
-                .await
-                .expect("a server");
-            let join = ClientMessage::Join(join.clone());
-            impostor.send(&join).await.expect("sent");
-            if let Ok(ServerMessage::Paired { session, .. }) = impostor.next().await {
-                return (impostor, session);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let (mut impostor, session) = in_time("it is paired", impostor).await;
-    let blob = "A".repeat(400);
-    let guess = ClientMessage::Signal { session, blob };
-    impostor.send(&guess).await.expect("sent");
-    let refused = in_time("it is noticed", honest).await.expect("no panic");
-    assert!(
-        matches!(refused, Err(ConnectError::NotThePeer)),
-        "{refused:?}"
-    );
+    let (one, two) = world.pair(Protocol::Udp, endless).await;
+    reaches(&one, &two, b"ping").await;
+    let (one, _two) = world.pair(Protocol::Tcp, endless).await;
+    assert_eq!(one.path().path, PathKind::Direct);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -292,6 +292,10 @@ fn the_nat_is_described_in_words_and_as_json() {
     assert_eq!(report["mapping"], "none");
     assert_eq!(report["ports"], "preserved");
     assert!(report["outlook"].is_string());
+    // An address that this machine can not send to, as one of IPv6 where there is none.
+    let (code, words) = run(&["nat", &at, "--stun", "[fe80::1]:3478"]);
+    assert_eq!(code, Some(0), "{words}");
+    assert!(words.contains("Outlook:"), "{words}");
     let (code, words) = run(&["nat", "nobody.invalid:3478"]);
     assert_eq!((code, words.as_str()), (Some(1), ""));
 }

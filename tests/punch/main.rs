@@ -7,4 +7,5 @@ mod hostile;
 mod matrix;
 mod nat;
 mod paths;
+mod reasons;
 mod world;

@@ -24,6 +24,8 @@ use crate::pairing::{Outcome, PathKind, Protocol, Role, SessionId, SessionSecret
 const TCP_WITHIN: Duration = Duration::from_secs(3);
 /// The receiver gives it a little more, for a choice that is on its way.
 const TCP_GRACE: Duration = Duration::from_millis(500);
+/// However long a user wants to wait: what is longer could not be added to a time.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a peer that left the pairing server may still turn up.
 const LEFT: Duration = Duration::from_secs(3);
 
@@ -53,7 +55,9 @@ pub(super) async fn establish(
         Protocol::Tcp if !options.relay_only => Some(tcp::Sockets::open(local, options.bind)?),
         _ => None,
     };
-    let offer = tcp.as_ref().map(|sockets| offer(sockets, observed));
+    let offer = tcp
+        .as_ref()
+        .map(|sockets| offer(sockets.addresses(), observed));
     let loopback = server.ip().to_canonical().is_loopback();
     let outer_port = tcp.as_ref().and_then(tcp::Sockets::port_v4);
     let outer_port = outer_port.filter(|_| options.port_mapping && !loopback);
@@ -91,7 +95,7 @@ pub(super) async fn establish(
         role,
         session,
         outer_port,
-        deadline: Instant::now() + options.establish,
+        deadline: Instant::now() + options.establish.min(LONGEST),
     };
     match protocol {
         Protocol::Udp => establishing.udp(datagrams).await,
@@ -117,12 +121,11 @@ pub(super) fn patience(round_trip: Duration, answered: Option<bool>) -> Duration
     (usual + round_trip / 4 + MARGIN).min(MOST)
 }
 
-/// Where the peer may dial: the machine's own addresses and the one that the server saw.
-fn offer(sockets: &tcp::Sockets, observed: SocketAddr) -> Offer {
-    let mut addresses = sockets.addresses();
-    if !addresses.contains(&observed) {
-        addresses.push(observed);
-    }
+/// Where the peer may dial: the address that the server saw, which is the one that matters most,
+/// and the machine's own ones. Only so many are dialled.
+fn offer(own: Vec<SocketAddr>, observed: SocketAddr) -> Offer {
+    let others = own.into_iter().filter(|own| *own != observed);
+    let addresses = std::iter::once(observed).chain(others).collect();
     Offer { addresses }
 }
 
@@ -372,5 +375,21 @@ fn direct(punched: &tcp::Punched) -> PathInfo {
         rtt: Some(punched.rtt),
         nat: None,
         reason: "a TCP connection was made through the NATs".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_saw_is_dialled_first() {
+        let [observed, own] = ["203.0.113.1:4000", "192.168.1.2:5000"];
+        let [observed, own] = [observed, own].map(|text| text.parse().expect("an address"));
+        assert_eq!(offer(vec![own], observed).addresses, [observed, own]);
+        assert_eq!(
+            offer(vec![own, observed], observed).addresses,
+            [observed, own]
+        );
     }
 }

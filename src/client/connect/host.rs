@@ -1,5 +1,6 @@
 //! One who stays, and is paired with one device after the other.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// reach for a while. Dropping it ends that; connections that were taken go on.
 pub struct Host {
     arrivals: mpsc::Receiver<Arrival>,
+    /// Those that came before somebody asked whether it is registered.
+    early: VecDeque<Arrival>,
     registered: watch::Receiver<bool>,
 }
 
@@ -30,7 +33,7 @@ pub struct Host {
 struct Arrival {
     come: Result<PunchedConn, ConnectError>,
     /// One of [`MOST`], until it is taken.
-    _place: Option<OwnedSemaphorePermit>,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl fmt::Debug for Host {
@@ -46,17 +49,29 @@ impl Host {
         tokio::spawn(stay(options, told, tell_registered));
         Self {
             arrivals,
+            early: VecDeque::new(),
             registered,
         }
     }
 
-    /// Waits until the pairing server knows this host.
+    /// Waits until the pairing server knows this host. [`Progress::Retrying`] tells of every
+    /// attempt that did not succeed.
     ///
     /// # Errors
-    /// When that can never be: the server refuses such a host.
+    /// When that can never be: the server refuses such a host, or is not who it should be.
     pub async fn registered(&mut self) -> Result<(), ConnectError> {
         let known = self.registered.wait_for(|registered| *registered).await;
-        known.map(drop).map_err(|_| RendezvousError::Closed.into())
+        if known.is_ok() {
+            return Ok(());
+        }
+        // It says why as its last word.
+        while let Some(arrival) = self.arrivals.recv().await {
+            match arrival.come {
+                Err(error) if arrival.place.is_none() => return Err(error),
+                _ => self.early.push_back(arrival),
+            }
+        }
+        Err(RendezvousError::Closed.into())
     }
 
     /// The next device that is connected. They connect whether or not somebody waits here; the
@@ -67,7 +82,12 @@ impl Host {
     /// Why one device could not be connected; others still can, as long as
     /// [`Host::is_open`].
     pub async fn accept(&mut self) -> Result<PunchedConn, ConnectError> {
-        match self.arrivals.recv().await {
+        let early = self.early.pop_front();
+        let arrival = match early {
+            Some(arrival) => Some(arrival),
+            None => self.arrivals.recv().await,
+        };
+        match arrival {
             Some(arrival) => arrival.come,
             None => Err(RendezvousError::Closed.into()),
         }
@@ -75,7 +95,7 @@ impl Host {
 
     /// Whether further devices may come.
     pub fn is_open(&self) -> bool {
-        !(self.arrivals.is_closed() && self.arrivals.is_empty())
+        !(self.arrivals.is_closed() && self.arrivals.is_empty() && self.early.is_empty())
     }
 }
 
@@ -89,8 +109,8 @@ async fn receive(
     let patience = patience(pair.round_trip, None);
     tokio::select! {
         come = establish(&options, pair, None, patience) => {
-            let _place = Some(place);
-            let _ = told.send(Arrival { come, _place }).await;
+            let place = Some(place);
+            let _ = told.send(Arrival { come, place }).await;
         }
         () = told.closed() => {}
     }
@@ -122,10 +142,10 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
         };
         let office = match visit.await {
             Ok(office) => office,
+            Err(error) if is_forever(&error) => return give_up(&told, error.into()).await,
             Err(error) => {
-                if let Some(error) = forever(error) {
-                    return give_up(&told, error).await;
-                }
+                let reason = error.to_string();
+                options.tell(Progress::Retrying { reason, pause });
                 tokio::select! {
                     () = sleep(pause) => {}
                     () = told.closed() => return,
@@ -136,7 +156,7 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
         };
         // It ends when nobody takes its news any more.
         tokio::spawn(office.run());
-        loop {
+        let reason = loop {
             tokio::select! {
                 heard = news.recv() => match heard {
                     Some(News::Waiting { observed, wait_s, .. }) => {
@@ -149,7 +169,8 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
                         return give_up(&told, ConnectError::said(code, message)).await;
                     }
                     // It is asked again.
-                    Some(News::Refused(..)) | None => break,
+                    Some(News::Refused(_, message)) => break message,
+                    None => break RendezvousError::Closed.to_string(),
                     Some(News::Paired(pair)) => match Arc::clone(&places).try_acquire_owned() {
                         Ok(place) => {
                             let (options, told) = (options.clone(), told.clone());
@@ -160,7 +181,8 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
                 },
                 () = told.closed() => return,
             }
-        }
+        };
+        options.tell(Progress::Retrying { reason, pause });
         registered.send_replace(false);
         drop(news);
         tokio::select! {
@@ -175,7 +197,7 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
 async fn give_up(told: &mpsc::Sender<Arrival>, error: ConnectError) {
     let arrival = Arrival {
         come: Err(error),
-        _place: None,
+        place: None,
     };
     let _ = told.send(arrival).await;
 }
@@ -185,12 +207,14 @@ const fn is_final(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::BadRequest | ErrorCode::TooLarge)
 }
 
-fn forever(error: RendezvousError) -> Option<ConnectError> {
+/// Whether asking again is of no use. Something else than the server may answer for a while, as a
+/// hotel's login page or a proxy whose server starts.
+const fn is_forever(error: &RendezvousError) -> bool {
     match error {
-        RendezvousError::Tls(_) | RendezvousError::Protocol(_) => Some(error.into()),
+        RendezvousError::Tls(_) => true,
         RendezvousError::Refused {
             code: Some(code), ..
-        } if is_final(code) => Some(error.into()),
-        _ => None,
+        } => is_final(*code),
+        _ => false,
     }
 }

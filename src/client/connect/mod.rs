@@ -174,14 +174,14 @@ impl Connector {
         self
     }
 
-    /// How long one attempt at a direct path of a udp session lasts. Default: 10 s.
+    /// How long one attempt at a direct path of a udp session lasts, at most a day. Default: 10 s.
     pub const fn punch_timeout(mut self, timeout: Duration) -> Self {
         self.0.punch_timeout = Some(timeout);
         self
     }
 
     /// How long it may take from the moment both are there until they are connected by any path.
-    /// Default: 20 s.
+    /// At most a day. Default: 20 s.
     pub const fn establish_timeout(mut self, timeout: Duration) -> Self {
         self.0.establish = timeout;
         self
@@ -234,7 +234,7 @@ impl Connector {
         let (to_us, mut news) = mpsc::channel(4);
         let office = Office::open(rendezvous, options.join(), to_us).await?;
         let mut office = tokio::spawn(office.run());
-        let longest = options.wait + SERVER_GRACE;
+        let longest = options.wait.saturating_add(SERVER_GRACE);
         let mut relay = None;
         let paired = async {
             loop {

@@ -300,10 +300,14 @@ impl PathChanges {
         Self(Changes::Fixed(Box::new(info.clone())))
     }
 
-    /// How the two are connected now.
-    pub fn current(&self) -> PathInfo {
-        match &self.0 {
-            Changes::Watching(state, _) => state.borrow().path.clone(),
+    /// How the two are connected now. [`PathChanges::next`] then waits for what is different from
+    /// this.
+    pub fn current(&mut self) -> PathInfo {
+        match &mut self.0 {
+            Changes::Watching(state, known) => {
+                **known = state.borrow().path.clone();
+                (**known).clone()
+            }
             Changes::Fixed(info) => (**info).clone(),
         }
     }
@@ -319,5 +323,38 @@ impl PathChanges {
             }
             Changes::Fixed(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn relayed(reason: &str) -> State {
+        let path = PathInfo {
+            path: PathKind::Relayed,
+            local: None,
+            remote: None,
+            rtt: None,
+            nat: None,
+            reason: reason.to_owned(),
+        };
+        State::new(path)
+    }
+
+    /// It may change between asking for the changes and asking for the path.
+    #[tokio::test(start_paused = true)]
+    async fn no_path_is_told_twice() {
+        let (state, watched) = watch::channel(relayed("first"));
+        let known = Box::new(state.borrow().path.clone());
+        let mut changes = PathChanges(Changes::Watching(watched, known));
+        state.send_replace(relayed("second"));
+        assert_eq!(changes.current().reason, "second");
+        let again = tokio::time::timeout(Duration::from_secs(1), changes.next()).await;
+        assert!(again.is_err(), "{again:?}");
+        state.send_replace(relayed("third"));
+        let next = changes.next().await.expect("the session goes on");
+        assert_eq!(next.reason, "third");
     }
 }

@@ -98,7 +98,7 @@ impl Stream {
 
     /// How the two are connected now.
     pub fn path(&self) -> PathInfo {
-        self.changes.current()
+        self.changes.clone().current()
     }
 
     /// Tells of every change of the path from now on.

@@ -61,6 +61,14 @@ impl Candidate {
         kind << 24 | local << 8 | 255
     }
 
+    /// Whether somebody else than the device itself says that it has this address.
+    pub(super) const fn was_seen(&self) -> bool {
+        matches!(
+            self.kind,
+            CandidateKind::ServerReflexive | CandidateKind::Mapped
+        )
+    }
+
     /// Whether packets to it end at a NAT, where one that nobody expects can do harm: see the
     /// openers in [`super`].
     pub(super) const fn is_behind_nat(&self) -> bool {

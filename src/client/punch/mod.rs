@@ -94,7 +94,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;
@@ -119,6 +119,9 @@ const MOST_CANDIDATES: usize = 32;
 /// sockets of the birthday probing are not among them.
 const MOST_BASES: usize = 8;
 
+/// Times longer than this count as this: they could not be added to a time.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What waits to be sent at most; the rest is dropped, as on a full socket.
 const MOST_QUEUED: usize = 1024;
 
@@ -138,6 +141,8 @@ pub struct Agent {
     locals: Vec<Candidate>,
     bases: Vec<Base>,
     remotes: VecDeque<Candidate>,
+    /// Whether a server or a router has told the peer an address, also one that is its own.
+    seen_there: bool,
     local_nat: Option<NatHint>,
     remote_nat: Option<NatHint>,
     pairs: Pairs,
@@ -181,7 +186,10 @@ impl fmt::Debug for Agent {
 impl Agent {
     /// An agent that knows no address yet. The seed must be known to nobody else: transaction ids
     /// come from it.
-    pub fn new(config: Config, seed: [u8; 32]) -> Self {
+    pub fn new(mut config: Config, seed: [u8; 32]) -> Self {
+        for time in [&mut config.timeout, &mut config.pace, &mut config.keepalive] {
+            *time = (*time).min(LONGEST);
+        }
         let check = config.check.as_ref();
         Self {
             checks: check.map(|check| Checks::new(check, config.role)),
@@ -190,6 +198,7 @@ impl Agent {
             locals: Vec::new(),
             bases: Vec::new(),
             remotes: VecDeque::new(),
+            seen_there: false,
             local_nat: None,
             remote_nat: None,
             pairs: Pairs::default(),
@@ -298,6 +307,7 @@ impl Agent {
         if candidate.kind == CandidateKind::Relayed || !self.is_reachable(candidate.address) {
             return;
         }
+        self.seen_there |= candidate.was_seen();
         let known = self
             .remotes
             .iter_mut()

@@ -315,16 +315,10 @@ impl Agent {
 
     /// Why the attempt failed.
     fn reason(&self) -> Reason {
-        let seen = |candidate: &Candidate| {
-            matches!(
-                candidate.kind,
-                CandidateKind::ServerReflexive | CandidateKind::Mapped
-            )
-        };
-        if !self.locals.iter().any(seen) {
+        if !self.locals.iter().any(Candidate::was_seen) {
             return Reason::NothingSeenHere;
         }
-        if !self.remotes.iter().any(seen) {
+        if !self.seen_there {
             return Reason::NothingSeenThere;
         }
         match self.plan() {

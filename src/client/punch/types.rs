@@ -27,7 +27,7 @@ pub struct Config {
     /// Keys the checks: [`check`](crate::pairing::SessionSecrets::check). Without it, nothing is
     /// sent or taken until [`Agent::begin`](super::Agent::begin).
     pub check: Option<[u8; 32]>,
-    /// How long one attempt lasts. Default: 10 s.
+    /// How long one attempt lasts, at most a day, as the other times. Default: 10 s.
     #[zeroize(skip)]
     pub timeout: Duration,
     /// How many checks each pair gets in one attempt at most. Default: 100.

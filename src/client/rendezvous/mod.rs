@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
@@ -299,6 +300,10 @@ fn from_handshake(error: Error) -> RendezvousError {
 fn from_socket(error: Error) -> RendezvousError {
     match error {
         Error::Io(_) | Error::ConnectionClosed | Error::AlreadyClosed => RendezvousError::Closed,
+        // It broke, in the handshake or behind it.
+        Error::Protocol(
+            ProtocolError::HandshakeIncomplete | ProtocolError::ResetWithoutClosingHandshake,
+        ) => RendezvousError::Closed,
         error => RendezvousError::Protocol(error.to_string()),
     }
 }

@@ -251,6 +251,55 @@ async fn the_local_address_can_be_chosen_and_used_again() {
     assert_eq!(accepted.peer_addr().ok(), reached.local_addr().ok());
 }
 
+/// A server that is being started or ended: nothing of that says that it is none.
+#[tokio::test]
+async fn a_handshake_that_breaks_is_an_end_and_no_offence() {
+    for tls in [false, true] {
+        for said in [&b""[..], b"HTTP/1.1 101 Switch"] {
+            let (listener, url) = listener().await;
+            let url: ServerUrl = match tls {
+                false => url,
+                true if cfg!(feature = "client") => {
+                    let port = url.port();
+                    format!("https://127.0.0.1:{port}").parse().expect("a URL")
+                }
+                true => continue,
+            };
+            let breaking = async {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut request = [0; 2048];
+                assert!(stream.read(&mut request).await.expect("a request") > 0);
+                // In clear it begins an answer; under TLS nothing of it is one.
+                if !tls {
+                    stream.write_all(said).await.expect("taken");
+                }
+            };
+            let (error, ()) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), breaking);
+            assert!(matches!(error, Err(RendezvousError::Closed)), "{error:?}");
+        }
+    }
+}
+
+/// Something else answers at the server's address: it may be the server again later.
+#[cfg(feature = "client")]
+#[tokio::test]
+async fn who_speaks_no_tls_has_no_wrong_certificate() {
+    let (listener, url) = listener().await;
+    let port = url.port();
+    let url: ServerUrl = format!("https://127.0.0.1:{port}").parse().expect("a URL");
+    let plain = async {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let answer = b"HTTP/1.1 502 Bad Gateway\r\n\r\n";
+        stream.write_all(answer).await.expect("taken");
+        stream
+    };
+    let (error, _stream) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), plain);
+    assert!(
+        matches!(error, Err(RendezvousError::Protocol(_))),
+        "{error:?}"
+    );
+}
+
 #[cfg(feature = "client")]
 #[tokio::test]
 async fn tls_needs_the_name_and_a_trusted_root() {

@@ -30,7 +30,18 @@ pub(super) async fn over(
         .with_no_client_auth();
     let name = ServerName::try_from(server.host().to_owned()).map_err(tls_error)?;
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-    connecting.await.map_err(tls_error)
+    connecting.await.map_err(from_handshake)
+}
+
+/// Only what the server's certificate is not is said of the server for good. Everything else may
+/// be another one's in between, or of a moment in which it starts.
+fn from_handshake(error: io::Error) -> RendezvousError {
+    let reason = error.get_ref().and_then(|error| error.downcast_ref());
+    match reason {
+        Some(rustls::Error::InvalidCertificate(_)) => RendezvousError::Tls(error),
+        Some(reason) => RendezvousError::Protocol(reason.to_string()),
+        None => RendezvousError::Closed,
+    }
 }
 
 fn given(pem: &[u8]) -> Result<RootCertStore, RendezvousError> {

@@ -106,17 +106,7 @@ pub(super) fn start(
         true => "no direct path is proven yet",
         false => "only the relay is to be used",
     });
-    let (state, watched) = watch::channel(State {
-        ready: false,
-        path: paths.info(),
-        peer_left: false,
-        refused: false,
-        gave_up: false,
-        no_relay: None,
-        binding: None,
-        ended: None,
-        holds_port: false,
-    });
+    let (state, watched) = watch::channel(State::new(paths.info()));
     let bind = setup.bind;
     let relay = match setup.relay {
         Some(relay) => {

@@ -11,7 +11,7 @@ mod alone;
 mod discovery;
 mod driver;
 mod gather;
-mod interfaces;
+pub(crate) mod interfaces;
 mod loss;
 mod note;
 mod outbox;
@@ -56,6 +56,13 @@ pub enum Progress {
         observed: SocketAddr,
         /// For so long.
         wait: Duration,
+    },
+    /// The pairing server cannot be reached, or is gone; a host tries again.
+    Retrying {
+        /// Why, in words.
+        reason: String,
+        /// After so long.
+        pause: Duration,
     },
     /// Both are there.
     Paired {
@@ -138,7 +145,7 @@ pub(crate) struct State {
     pub(crate) path: PathInfo,
     /// Whether the peer's connection to the pairing server has ended.
     pub(crate) peer_left: bool,
-    /// Something came that is not from the peer.
+    /// Somebody without the access key has tried to shake hands where only the peer should be.
     pub(crate) refused: bool,
     /// An attempt at a direct path has failed since the last one was there.
     pub(crate) gave_up: bool,
@@ -152,6 +159,22 @@ pub(crate) struct State {
 }
 
 type Taken = (UdpSocket, Option<OuterPort>);
+
+impl State {
+    pub(crate) const fn new(path: PathInfo) -> Self {
+        Self {
+            ready: false,
+            path,
+            peer_left: false,
+            refused: false,
+            gave_up: false,
+            no_relay: None,
+            binding: None,
+            ended: None,
+            holds_port: false,
+        }
+    }
+}
 
 enum Command {
     Send(Kind, Vec<u8>),

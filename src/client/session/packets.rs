@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::driver::Driver;
 use super::gather::canonical;
 use super::paths::Way;
+use super::proof::is_handshake;
 use super::sockets::Packet;
 use crate::client::noise::{Kind, Received};
 use crate::client::punch::{Handled, Via};
@@ -90,6 +91,7 @@ impl Driver {
     fn open(&mut self, arrival: Arrival, bytes: &[u8]) {
         let now = now();
         let mut plain = std::mem::take(&mut self.plain);
+        let refused = self.secure.refused();
         let received = self.secure.handle(now, bytes, &mut plain);
         let message = match received {
             Received::Message(kind, data) => Some((kind, data.to_vec())),
@@ -104,6 +106,11 @@ impl Driver {
             }
             Received::Foreign | Received::Refused => {
                 self.plain = plain;
+                // Anybody may send anything to a socket; that says nothing of the peer.
+                if self.secure.refused() > refused && is_handshake(bytes) && self.is_peers(arrival)
+                {
+                    self.proof.refuted();
+                }
                 return;
             }
         };
@@ -125,6 +132,18 @@ impl Driver {
         }
         if let Some((kind, data)) = message {
             self.deliver(kind, data);
+        }
+    }
+
+    /// Whether nobody but the peer should send that way.
+    fn is_peers(&self, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Post => true,
+            Arrival::Relay(from) => self.paths.info_of_peer() == Some(from),
+            Arrival::Direct(via, from) => {
+                let path = self.paths.direct();
+                path.is_some_and(|path| (path.via, path.remote) == (via, from))
+            }
         }
     }
 

@@ -10,6 +10,8 @@ use crate::pairing::Outcome;
 const MOST_POSTED: usize = 8;
 /// Handshake messages have a first byte up to this; what is sealed has a higher one.
 const LAST_OF_HANDSHAKE: u8 = 11;
+/// How long a handshake message is, as a datagram.
+const HANDSHAKE: usize = 49;
 /// The first question of a path is repeated after this time, doubled up to [`SLOWEST`].
 const FASTEST: Duration = Duration::from_millis(50);
 const SLOWEST: Duration = Duration::from_secs(1);
@@ -19,6 +21,8 @@ const SLOWEST: Duration = Duration::from_secs(1);
 pub(super) struct Proof {
     proven: bool,
     posted: Vec<Vec<u8>>,
+    /// A handshake failed where nobody but the peer should be.
+    refuted: bool,
     /// When to ask next, and how long after that.
     next: Option<(Instant, Duration)>,
 }
@@ -29,6 +33,15 @@ impl Proof {
         self.proven = true;
         self.posted = Vec::new();
         self.next = None;
+    }
+
+    /// A handshake failed that came where nobody but the peer should be.
+    pub(super) const fn refuted(&mut self) {
+        self.refuted = true;
+    }
+
+    pub(super) const fn is_refuted(&self) -> bool {
+        self.refuted
     }
 
     pub(super) const fn is_proven(&self) -> bool {
@@ -67,6 +80,11 @@ impl Proof {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.next.map(|next| next.0)
     }
+}
+
+/// Whether a datagram has the form of a handshake message.
+pub(super) fn is_handshake(bytes: &[u8]) -> bool {
+    bytes.len() == HANDSHAKE && bytes[0] <= LAST_OF_HANDSHAKE
 }
 
 impl Driver {

@@ -188,7 +188,7 @@ impl Driver {
     /// Tells who watches when something has changed.
     pub(super) fn publish(&mut self) {
         let info = self.paths.info();
-        let refused = self.secure.refused() > 0;
+        let refused = self.proof.is_refuted();
         if self.paths.is_any() && self.state.borrow().ready {
             let shown = Some((info.path, info.remote));
             if self.shown != shown {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::rendezvous::shared_tcp_socket;
+use super::super::session::interfaces;
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: u32 = 32;
@@ -43,24 +44,15 @@ impl Sockets {
         }
     }
 
-    /// This machine's own addresses with the ports of the listeners, without loopback and
+    /// This machine's own addresses with the ports of the listeners, best first, without loopback and
     /// those that only one link knows; or the one that was asked for.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        let mut found = Vec::new();
-        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-        for listener in [&self.v4, &self.v6].into_iter().flatten() {
-            let Ok(local) = listener.local_addr() else {
-                continue;
-            };
-            if !local.ip().is_unspecified() {
-                found.push(local);
-                continue;
-            }
-            let same_family = interfaces.iter().map(|interface| interface.ip());
-            let usable = same_family.filter(|ip| ip.is_ipv4() == local.is_ipv4() && usable(*ip));
-            found.extend(usable.map(|ip| SocketAddr::new(ip, local.port())));
-        }
-        found
+        let machine = interfaces::addresses(None, false);
+        let listeners = [&self.v4, &self.v6].into_iter().flatten();
+        let locals = listeners.filter_map(|listener| listener.local_addr().ok());
+        locals
+            .flat_map(|local| interfaces::of_socket(local, &machine))
+            .collect()
     }
 
     /// The port of the IPv4 listener: the one that a home router can forward to.
@@ -87,15 +79,6 @@ impl Sockets {
         let listener = if to.is_ipv4() { &self.v4 } else { &self.v6 };
         listener.as_ref()?.local_addr().ok()
     }
-}
-
-fn usable(ip: IpAddr) -> bool {
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        // Without a scope id, which means nothing to the peer, it cannot be dialled.
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    !link_local && !ip.is_loopback() && !ip.is_unspecified()
 }
 
 fn listen(ip: IpAddr, port: u16) -> io::Result<TcpListener> {

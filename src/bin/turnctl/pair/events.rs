@@ -161,6 +161,10 @@ fn describe(progress: &Progress) -> Option<(Value, String)> {
                 waiting_words(*observed, wait_s, " at most"),
             )
         }
+        Progress::Retrying { reason, pause } => (
+            json!({"event": "retrying", "reason": reason, "pause_s": pause.as_secs_f64()}),
+            format!("cannot reach the pairing server, trying again: {reason}"),
+        ),
         Progress::Paired { peer } => (
             json!({"event": "paired", "peer": peer}),
             format!("the other device is there ({peer}), connecting"),

@@ -1,0 +1,150 @@
+//! A host stays: whatever is in its way for a while, and however many come at once.
+
+mod connect_support;
+mod support;
+
+use std::time::Duration;
+
+use connect_support::{By, World, fresh_key, in_time, meet};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{WebSocketStream, accept_async};
+use turnserver::client::connect::{ConnectError, Connector, Host, Progress};
+use turnserver::pairing::{AccessKey, ErrorCode, ServerMessage};
+
+fn host(listener: &TcpListener, progress: mpsc::UnboundedSender<Progress>) -> Host {
+    let server = listener.local_addr().expect("bound").to_string();
+    let key = AccessKey::new("k").expect("a key");
+    Connector::new(server.parse().expect("a server"), key)
+        .progress(progress)
+        .host()
+}
+
+/// Takes the next connection as a pairing server does, up to the join.
+async fn joined(listener: &TcpListener) -> WebSocketStream<TcpStream> {
+    let (stream, _) = listener.accept().await.expect("a connection");
+    let mut socket = accept_async(stream).await.expect("a WebSocket");
+    let join = socket.next().await.expect("open").expect("a join");
+    assert!(join.is_text(), "{join}");
+    socket
+}
+
+async fn say(socket: &mut WebSocketStream<TcpStream>, message: &ServerMessage) {
+    let text = serde_json::to_string(message).expect("JSON");
+    socket.send(Message::text(text)).await.expect("sent");
+}
+
+/// A connection that ends in the handshake, a proxy without its server, something that is no
+/// HTTP, and a server that has no room: then it is registered all the same, and says meanwhile
+/// what is the matter.
+#[tokio::test]
+async fn what_may_pass_does_not_end_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let (progress, mut told) = mpsc::unbounded_channel();
+    let mut host = host(&listener, progress);
+    let serving = async {
+        for answer in ["", "HTTP/1.1 502 Bad Gateway\r\n\r\n", "SSH-2.0-x\r\n\r\n"] {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut request = [0; 2048];
+            assert!(stream.read(&mut request).await.expect("a request") > 0);
+            stream.write_all(answer.as_bytes()).await.expect("taken");
+        }
+        let mut full = joined(&listener).await;
+        let message = "later, please".to_owned();
+        let code = ErrorCode::TooMany;
+        say(&mut full, &ServerMessage::Error { code, message }).await;
+        let mut socket = joined(&listener).await;
+        let waiting = ServerMessage::Waiting {
+            session: None,
+            observed: "192.0.2.1:1000".parse().expect("an address"),
+            wait_s: 60,
+            ice_servers: Vec::new(),
+        };
+        say(&mut socket, &waiting).await;
+        socket
+    };
+    let both = async { tokio::join!(serving, host.registered()) };
+    let (_socket, registered) = in_time("it is registered", both).await;
+    registered.expect("it is taken in the end");
+    let mut reasons = Vec::new();
+    while let Some(Progress::Retrying { reason, .. }) = told.recv().await {
+        reasons.push(reason);
+    }
+    assert_eq!(reasons.len(), 4, "{reasons:?}");
+    assert!(reasons[0].contains("closed"), "{reasons:?}");
+    assert!(reasons[1].contains("502"), "{reasons:?}");
+    assert_eq!(reasons[3], "later, please");
+}
+
+#[tokio::test]
+async fn what_will_not_pass_ends_it_with_the_reason() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let (progress, _told) = mpsc::unbounded_channel();
+    let mut host = host(&listener, progress);
+    let serving = async {
+        let mut socket = joined(&listener).await;
+        let message = "no such role".to_owned();
+        let code = ErrorCode::BadRequest;
+        say(&mut socket, &ServerMessage::Error { code, message }).await;
+        socket
+    };
+    let both = async { tokio::join!(serving, host.registered()) };
+    let (_socket, refused) = in_time("it ends", both).await;
+    match refused {
+        Err(ConnectError::Server { code, message }) => {
+            assert_eq!(code, ErrorCode::BadRequest);
+            assert_eq!(message, "no such role");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Together they have more to say than a server takes from one connection at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_guests_is_let_in() {
+    const GUESTS: usize = 160;
+    const AT_ONCE: usize = 50;
+
+    let world = World::new(By::Nothing);
+    let key = fresh_key();
+    let patient = |device: Connector| device.establish_timeout(Duration::from_secs(60));
+    let mut host = patient(world.device(&key)).host();
+    in_time("it is registered", host.registered())
+        .await
+        .expect("it is taken");
+    let accepting = async {
+        for at in 0..GUESTS {
+            let accepted = host.accept().await;
+            let guest = accepted.unwrap_or_else(|error| panic!("guest {at}: {error}"));
+            tokio::spawn(async move {
+                // It knows by then that it is connected.
+                guest.recv().await;
+                guest.close().await;
+            });
+        }
+    };
+    let coming = async {
+        let mut guests = JoinSet::new();
+        for _ in 0..GUESTS {
+            if guests.len() == AT_ONCE {
+                let come = guests.join_next().await.expect("some");
+                come.expect("no panic");
+            }
+            let guest = meet(patient(world.device(&key)));
+            guests.spawn(async {
+                let guest = guest.await.expect("it is let in");
+                // Until it is sent away.
+                while guest.send(b"here").await.is_ok() {
+                    sleep(Duration::from_millis(50)).await;
+                }
+            });
+        }
+        guests.join_all().await
+    };
+    in_time("all are there", async { tokio::join!(accepting, coming) }).await;
+}
