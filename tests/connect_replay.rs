@@ -133,7 +133,10 @@ impl Rogue {
         };
         let devices = async {
             let initiator = device().protocol(Protocol::Udp).connect();
-            let (one, two) = tokio::join!(initiator, device().connect());
+            // Else its checks, which are good, may prove a path before anything old comes.
+            let silent = matches!(plan, Plan::KeepTheFirst);
+            let receiver = device().relay_only(silent).connect();
+            let (one, two) = tokio::join!(initiator, receiver);
             if let (Ok(one), Ok(two)) = (&one, &two) {
                 exchange(one, two).await;
             }
