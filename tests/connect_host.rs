@@ -57,7 +57,7 @@ async fn what_may_pass_does_not_end_it() {
         let mut full = joined(&listener).await;
         let message = "later, please".to_owned();
         let code = ErrorCode::TooMany;
-        say(&mut full, &ServerMessage::Error { code, message }).await;
+        say(&mut full, &error(code, message)).await;
         let mut socket = joined(&listener).await;
         let waiting = ServerMessage::Waiting {
             session: None,
@@ -90,7 +90,7 @@ async fn what_will_not_pass_ends_it_with_the_reason() {
         let mut socket = joined(&listener).await;
         let message = "no such role".to_owned();
         let code = ErrorCode::BadRequest;
-        say(&mut socket, &ServerMessage::Error { code, message }).await;
+        say(&mut socket, &error(code, message)).await;
         socket
     };
     let both = async { tokio::join!(serving, host.registered()) };
@@ -147,4 +147,15 @@ async fn a_crowd_of_guests_is_let_in() {
         guests.join_all().await
     };
     in_time("all are there", async { tokio::join!(accepting, coming) }).await;
+}
+
+/// An error that is about the join.
+fn error(code: ErrorCode, message: String) -> ServerMessage {
+    ServerMessage::Error {
+        code,
+        message,
+        session: None,
+        reason: None,
+        retry_after_s: None,
+    }
 }

@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use signal_support::{
     LIMIT, Reply, Socket, connect, connect_from, initiator, pair, parse, post, receiver, reply,
     with,
@@ -310,9 +310,17 @@ fn a_flood_of_joins_is_answered_429_and_others_are_served() {
         (answer.status, &answer.body["code"]),
         (429, &json!("too_many"))
     );
+    assert_eq!(answer.body["reason"], "joins");
+    let retry = answer.body["retry_after_s"].as_u64().expect("a number");
+    let header = format!("\r\nretry-after: {retry}\r\n");
+    assert!(answer.head.contains(&header), "{}", answer.head);
     let mut socket = Socket::open(server);
     socket.join(initiator("k"));
-    socket.expect_error("too_many");
+    let refused = socket.expect_error("too_many");
+    assert_eq!(
+        (&refused["reason"], &refused["session"]),
+        (&json!("joins"), &Value::Null)
+    );
     let other = connect_from([127, 0, 0, 9].into(), server);
     assert_eq!(reply(post(other, &receiver("k").to_string())).status, 404);
     drop(socket);
@@ -342,13 +350,22 @@ fn connections_and_entries_are_capped() {
     third.expect("waiting");
     let answer = pair(server, &initiator("m"));
     assert_eq!(
-        (answer.status, &answer.body["code"]),
-        (429, &json!("too_many"))
+        (answer.status, &answer.body["reason"]),
+        (429, &json!("all_waits"))
     );
+    // One from elsewhere is let in, for the newest of those who have more.
+    let stream = connect_from([127, 0, 0, 9].into(), server);
+    let mut elsewhere = Socket::over(stream, server);
+    elsewhere.join(initiator("m"));
+    elsewhere.expect("waiting");
+    assert_eq!(third.expect_error("too_many")["reason"], "displaced");
+    drop(elsewhere);
     let idle = [connect(server), connect(server)];
     until(|| handle.snapshot().connections == 5);
     let full = parse(&String::from_utf8(end_of(connect(server))).expect("text"));
     assert_eq!((full.status, &full.body["code"]), (429, &json!("too_many")));
+    assert_eq!(full.body["reason"], "connections");
+    assert!(full.head.contains("retry-after"), "{}", full.head);
     assert_eq!(handle.snapshot().refused_connections, 1);
     let other = connect_from([127, 0, 0, 9].into(), server);
     assert_eq!(reply(post(other, &receiver("k").to_string())).status, 200);

@@ -7,14 +7,16 @@
 
 mod signal_support;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use signal_support::{Socket, connect, connect_from, initiator, pair, post, receiver, reply, with};
+use tokio_tungstenite::tungstenite;
+use turnserver::client::connect::Connector;
 use turnserver::client::rendezvous::{Rendezvous, SocketOptions};
 use turnserver::pairing::{
-    AccessKey, ClientMessage, ErrorCode, Join, Outcome, Protocol, Role, ServerMessage,
+    AccessKey, ClientMessage, ErrorCode, Join, Outcome, Protocol, Role, ServerMessage, SessionId,
 };
 use turnserver::signal::{self, Handle};
 
@@ -263,4 +265,95 @@ async fn our_own_client_pairs() {
         b.next().await.ok(),
         Some(ServerMessage::PeerLeft { session })
     );
+}
+
+/// A host and some receivers, each on a WebSocket of its own, with the sessions between them.
+fn host_and_receivers(server: SocketAddr, count: usize) -> (Socket, Vec<(Socket, Value)>) {
+    let mut host = Socket::open(server);
+    host.join(with(initiator("k"), json!({"host": true})));
+    host.expect("waiting");
+    let receivers = (0..count).map(|_| {
+        let mut socket = Socket::open(server);
+        socket.join(receiver("k"));
+        let session = socket.expect("paired")["session"].clone();
+        assert_eq!(host.expect("paired")["session"], session);
+        (socket, session)
+    });
+    let receivers = receivers.collect();
+    (host, receivers)
+}
+
+#[test]
+fn the_sessions_of_a_host_do_not_share_what_each_may_say() {
+    const EACH: usize = 100;
+    let (_handle, server) = serve();
+    let (mut host, mut receivers) = host_and_receivers(server, 6);
+    // More than a connection may say of other things.
+    for n in 0..EACH {
+        for (_, session) in &receivers {
+            let signal = json!({"type": "signal", "session": session, "blob": n.to_string()});
+            host.say(&signal);
+        }
+    }
+    for (socket, _) in &mut receivers {
+        for n in 0..EACH {
+            assert_eq!(socket.expect("signal")["blob"], n.to_string());
+        }
+    }
+}
+
+#[test]
+fn an_error_of_one_session_says_which_one_and_touches_nothing_else() {
+    let (_handle, server) = serve();
+    let (mut host, mut receivers) = host_and_receivers(server, 2);
+    let signal = |session: &Value| json!({"type": "signal", "session": session, "blob": "x"});
+    let (mut second, other) = receivers.pop().expect("two");
+    let (_first, session) = receivers.pop().expect("two");
+    for _ in 0..150 {
+        host.say(&signal(&session));
+    }
+    let refused = host.expect_error("too_many");
+    assert_eq!(
+        (&refused["session"], &refused["reason"]),
+        (&session, &json!("signals"))
+    );
+    host.say(&signal(&other));
+    assert_eq!(second.expect("signal")["session"], other);
+    let mut third = Socket::open(server);
+    third.join(receiver("k"));
+    third.expect("paired");
+}
+
+/// The host is refused something of one session, and is paired on the same connection later.
+#[test]
+fn our_own_host_stays_registered_when_a_session_fails() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let server = listener.local_addr().expect("an address");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _inside = runtime.enter();
+    let url = format!("http://{server}").parse().expect("a URL");
+    let key = AccessKey::new("k").expect("a key");
+    let _host = Connector::new(url, key).protocol(Protocol::Udp).host();
+
+    let (stream, from) = listener.accept().expect("it connects");
+    let mut socket = tungstenite::accept(stream).expect("a WebSocket");
+    let say = |socket: &mut tungstenite::WebSocket<_>, message: Value| {
+        let text = tungstenite::Message::text(message.to_string());
+        socket.send(text).expect("it is taken");
+    };
+    let hear = |socket: &mut tungstenite::WebSocket<TcpStream>| -> Value {
+        let text = socket.read().expect("the host stays");
+        serde_json::from_str(text.to_text().expect("text")).expect("JSON")
+    };
+    assert_eq!(hear(&mut socket)["host"], true);
+    let waiting = json!({"type": "waiting", "observed": from, "wait_s": 60, "ice_servers": []});
+    say(&mut socket, waiting);
+    let [one, two] = [1, 2].map(|byte| SessionId([byte; 16]));
+    let refused = json!({"type": "error", "code": "too_many", "message": "too many signals",
+        "session": one, "reason": "signals", "retry_after_s": 1});
+    say(&mut socket, refused);
+    let paired = json!({"type": "paired", "session": two, "role": "initiator", "protocol": "udp",
+        "observed": from, "peer_observed": from, "ice_servers": [], "ttl_s": 60});
+    say(&mut socket, paired);
+    assert_eq!(hear(&mut socket)["session"], json!(two), "it goes on");
 }

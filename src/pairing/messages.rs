@@ -191,7 +191,43 @@ pub enum ServerMessage {
         code: ErrorCode,
         /// For people.
         message: String,
+        /// The session that it is about. Without one it is about the join or the connection.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<SessionId>,
+        /// With [`ErrorCode::TooMany`]: of what.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Reason>,
+        /// After how many seconds it may be better, where time helps.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_s: Option<u64>,
     },
+}
+
+/// Of what there is too much ([`ErrorCode::TooMany`]). A source is an IPv4 address or an IPv6
+/// /64, and its /48.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Joins and renewals of one source.
+    Joins,
+    /// Connections, of one source or in all.
+    Connections,
+    /// Initiators and hosts of one source.
+    Waits,
+    /// Initiators and hosts in all.
+    AllWaits,
+    /// Sessions with receivers from one source.
+    Sessions,
+    /// Sessions in all.
+    AllSessions,
+    /// Sessions of the host that was asked for.
+    HostSessions,
+    /// Signals in one session.
+    Signals,
+    /// Messages on one connection.
+    Messages,
+    /// The server is full, and the source had more than others.
+    Displaced,
 }
 
 /// Why something failed, for programs.

@@ -9,7 +9,7 @@ mod seal;
 
 pub use keys::{AccessKey, KeyError, RendezvousId, Salt, Salts, SessionId, SessionSecrets};
 pub use messages::{
-    ClientMessage, ErrorCode, IceServer, Join, MAX_BLOB, Outcome, PathKind, Protocol, Role,
+    ClientMessage, ErrorCode, IceServer, Join, MAX_BLOB, Outcome, PathKind, Protocol, Reason, Role,
     ServerMessage,
 };
 pub use seal::{Blobs, Opened, SealError};

@@ -5,7 +5,7 @@ use super::frames::{CloseCode, MAX_MESSAGE};
 use super::http::{self, status_of};
 use super::room::SITE;
 use super::{join, ws};
-use crate::pairing::{ErrorCode, MAX_BLOB};
+use crate::pairing::{ErrorCode, MAX_BLOB, Reason};
 
 const DOCUMENT: &str = include_str!("../../docs/signalling.md");
 
@@ -42,6 +42,21 @@ fn every_error_code_with_its_status() {
         let status = u64::from(status_of(code).as_u16());
         assert_eq!(numbers(row[1]).first(), Some(&status), "{row:?}");
     }
+    for reason in [
+        Reason::Joins,
+        Reason::Connections,
+        Reason::Waits,
+        Reason::AllWaits,
+        Reason::Sessions,
+        Reason::AllSessions,
+        Reason::HostSessions,
+        Reason::Signals,
+        Reason::Messages,
+        Reason::Displaced,
+    ] {
+        let name = serde_json::to_string(&reason).expect("a name");
+        assert_eq!(row(&format!("`{}`", name.trim_matches('"'))).len(), 2);
+    }
     for code in [
         CloseCode::Normal,
         CloseCode::Away,
@@ -69,7 +84,7 @@ fn every_limit() {
             vec![u64::from(room.signals), 2],
         ),
         (
-            "messages on one WebSocket",
+            "messages on one WebSocket, without signals that their sessions let pass",
             vec![ws::MESSAGES.1, ws::MESSAGES.0],
         ),
         (

@@ -250,9 +250,13 @@ pub(super) fn raw(message: &ServerMessage) -> Vec<u8> {
         _ => StatusCode::OK,
     };
     let body = to_json(message);
+    let retry = match retry_after(message) {
+        Some(seconds) => format!("retry-after: {seconds}\r\n"),
+        None => String::new(),
+    };
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\naccess-control-allow-origin: *\r\n\
-         cache-control: no-store\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+         cache-control: no-store\r\nconnection: close\r\n{retry}content-length: {}\r\n\r\n",
         body.len()
     );
     [head.as_bytes(), body.as_bytes()].concat()
@@ -382,9 +386,20 @@ fn json(status: StatusCode, message: &ServerMessage) -> Answer {
     fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, fixed("*"));
     // One request a connection: nobody holds one that does nothing.
     fields.insert(header::CONNECTION, fixed("close"));
+    if let Some(seconds) = retry_after(message) {
+        fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
     // It may hold credentials.
     fields.insert(header::CACHE_CONTROL, fixed("no-store"));
     answer
+}
+
+/// What the header Retry-After says.
+const fn retry_after(message: &ServerMessage) -> Option<u64> {
+    match message {
+        ServerMessage::Error { retry_after_s, .. } => *retry_after_s,
+        _ => None,
+    }
 }
 
 /// A message as it goes over the wire; over HTTP with a newline for people at terminals.

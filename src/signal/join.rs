@@ -9,7 +9,8 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::pairing::{
-    AccessKey, ErrorCode, Join, Outcome, Protocol, RendezvousId, Role, ServerMessage, SessionId,
+    AccessKey, ErrorCode, Join, Outcome, Protocol, Reason, RendezvousId, Role, ServerMessage,
+    SessionId,
 };
 
 use super::clock;
@@ -18,7 +19,7 @@ use super::doors::Place;
 use super::fallback::{Asking, Grant, Renewing};
 use super::hub::Hub;
 use super::mailbox::{Inbox, Slot, mailbox};
-use super::room::{Event, Pairing, Seat, Site, Wait};
+use super::room::{Denied, Event, Pairing, Seat, Site, Wait};
 
 /// Own addresses that one side may tell in clear.
 pub(super) const MAX_ENDPOINTS: usize = 8;
@@ -52,6 +53,9 @@ impl Visit {
 pub(super) struct Refusal {
     pub(super) code: ErrorCode,
     pub(super) message: String,
+    /// What it is about, if it is not the join or the connection.
+    pub(super) session: Option<SessionId>,
+    pub(super) reason: Option<Reason>,
 }
 
 impl Refusal {
@@ -59,6 +63,16 @@ impl Refusal {
         Self {
             code,
             message: message.into(),
+            session: None,
+            reason: None,
+        }
+    }
+
+    /// It is about one session.
+    fn of(self, session: SessionId) -> Self {
+        Self {
+            session: Some(session),
+            ..self
         }
     }
 
@@ -70,6 +84,52 @@ impl Refusal {
         ServerMessage::Error {
             code: self.code,
             message: self.message,
+            session: self.session,
+            reason: self.reason,
+            retry_after_s: self.reason.map(retry_after_s),
+        }
+    }
+}
+
+/// After how many seconds it may be better.
+const fn retry_after_s(reason: Reason) -> u64 {
+    match reason {
+        Reason::Signals | Reason::Messages => 1,
+        Reason::Joins
+        | Reason::Connections
+        | Reason::Sessions
+        | Reason::AllSessions
+        | Reason::HostSessions => 10,
+        Reason::Waits | Reason::AllWaits | Reason::Displaced => 30,
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        let message = match reason {
+            Reason::Joins => "too many joins from this address; try again in a minute",
+            Reason::Connections => "too many open connections, from this address or in all",
+            Reason::Waits => "too many initiators wait from this address",
+            Reason::AllWaits => "too many initiators wait on this server",
+            Reason::Sessions => "too many sessions of receivers from this address",
+            Reason::AllSessions => "too many sessions on this server",
+            Reason::HostSessions => "the host has as many sessions as it may have",
+            Reason::Signals => "too many signals in this session",
+            Reason::Messages => "too many messages",
+            Reason::Displaced => "the server is full, and more comes from here than from others",
+        };
+        Self {
+            reason: Some(reason),
+            ..Self::new(ErrorCode::TooMany, message)
+        }
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        match denied.reason {
+            Some(reason) => reason.into(),
+            None => denied.code.into(),
         }
     }
 }
@@ -140,10 +200,7 @@ impl Guest {
         if let Some(suppressed) = hub.refused.pass(now) {
             warn!(source = %ip, suppressed, "too many joins from one source");
         }
-        Err(Refusal::new(
-            ErrorCode::TooMany,
-            "too many joins from this address; try again in a minute",
-        ))
+        Err(Reason::Joins.into())
     }
 
     /// Fresh credentials in place of valid ones. Needs no seat in the room: those that are shown
@@ -230,7 +287,7 @@ impl Guest {
             Event::Displaced => {
                 self.waits = false;
                 counters.wait_ended(WaitEnd::Displaced);
-                Refusal::from(ErrorCode::TooMany).into_message()
+                Refusal::from(Reason::Displaced).into_message()
             }
             Event::GoingAway => {
                 self.waits = false;
@@ -243,15 +300,18 @@ impl Guest {
     }
 
     pub(super) fn signal(&self, session: SessionId, blob: String) -> Result<(), Refusal> {
-        Ok(self.seat.signal(clock::now().mono, session, blob)?)
+        let sent = self.seat.signal(clock::now().mono, session, blob);
+        sent.map_err(|denied| Refusal::from(denied).of(session))
     }
 
     pub(super) fn leave(&self, session: SessionId) -> Result<(), Refusal> {
-        Ok(self.seat.leave(session)?)
+        let left = self.seat.leave(session);
+        left.map_err(|denied| Refusal::from(denied).of(session))
     }
 
     pub(super) fn report(&self, session: SessionId, outcome: Outcome) -> Result<(), Refusal> {
-        if self.seat.report(&session)? {
+        let counts = self.seat.report(&session);
+        if counts.map_err(|denied| Refusal::from(denied).of(session))? {
             self.visit.hub.counters.outcome(outcome);
             info!(
                 %session,

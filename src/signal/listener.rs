@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::pairing::ErrorCode;
+use crate::pairing::{ErrorCode, Reason};
 
 use super::compat::stunturn;
 use super::http;
@@ -65,8 +65,11 @@ pub(super) async fn serve(
         let (Some(place), Ok(reached)) = (place, stream.local_addr()) else {
             hub.counters.connection_refused();
             // As much as the kernel takes at once; nobody is waited for.
-            let refusal = Refusal::new(ErrorCode::TooMany, "too many open connections");
-            let _ = stream.try_write(&http::raw(&refusal.into_message()));
+            let refusal = Refusal::from(Reason::Connections).into_message();
+            // Nothing is said in clear where a client expects TLS.
+            if tls.is_none() {
+                let _ = stream.try_write(&http::raw(&refusal));
+            }
             continue;
         };
         let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{sleep_until, timeout};
 
-use crate::pairing::{ClientMessage, ErrorCode, ServerMessage};
+use crate::pairing::{ClientMessage, ErrorCode, Reason, ServerMessage};
 use crate::proto::Mono;
 use crate::proto::bucket::TokenBucket;
 
@@ -250,20 +250,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
             }
             Err(End::Gone) => return Err(Over),
         };
-        self.admit().await?;
-        let message = match serde_json::from_str(&text) {
+        let mut message = match serde_json::from_str(&text) {
             Ok(message) => message,
             Err(error) => {
                 let text = error.to_string();
                 return self.break_off(ErrorCode::BadRequest, &text).await;
             }
         };
+        // What a session lets pass is on its account: a host has many of them.
+        let sent = match &mut message {
+            ClientMessage::Signal { session, blob } => {
+                Some(self.guest.signal(*session, std::mem::take(blob)))
+            }
+            _ => None,
+        };
+        if let Some(Ok(())) = sent {
+            return Ok(());
+        }
+        self.admit().await?;
         let done = match message {
             ClientMessage::Join(join) => match self.guest.join(join) {
                 Ok(answer) => return self.say(&answer).await,
                 Err(refusal) => Err(refusal),
             },
-            ClientMessage::Signal { session, blob } => self.guest.signal(session, blob),
+            ClientMessage::Signal { .. } => sent.unwrap_or(Ok(())),
             ClientMessage::Result { session, outcome } => self.guest.report(session, outcome),
             ClientMessage::Leave { session } => self.guest.leave(session),
             ClientMessage::Renew {
@@ -285,8 +295,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
         if self.budget.take(clock::now().mono, 1) {
             return Ok(());
         }
-        let text = "too many messages";
-        self.break_off(ErrorCode::TooMany, text).await
+        self.refuse(Reason::Messages.into()).await
     }
 
     async fn say(&mut self, message: &ServerMessage) -> Result<(), Over> {
@@ -303,7 +312,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
 
     /// Says what is wrong, and closes.
     async fn break_off(&mut self, code: ErrorCode, text: &str) -> Result<(), Over> {
-        self.say(&Refusal::new(code, text).into_message()).await?;
+        self.refuse(Refusal::new(code, text)).await
+    }
+
+    async fn refuse(&mut self, refusal: Refusal) -> Result<(), Over> {
+        let code = refusal.code;
+        self.say(&refusal.into_message()).await?;
         let close = match code {
             ErrorCode::TooLarge => CloseCode::Size,
             _ => CloseCode::Policy,

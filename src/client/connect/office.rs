@@ -171,14 +171,13 @@ impl Office {
                     ttl: Duration::from_secs(ttl_s),
                 }))
             }
-            // What it says of a session that has ended here meanwhile is nobody's; and nothing
-            // was asked to be renewed here.
+            // Only what it says of the join is news: a session that it takes no more of goes on
+            // without it, and may have ended here. Nothing was asked to be renewed here.
             ServerMessage::Renewed { .. }
             | ServerMessage::Error {
-                code: ErrorCode::NoSession,
-                ..
+                session: Some(_), ..
             } => return,
-            ServerMessage::Error { code, message } => News::Refused(code, message),
+            ServerMessage::Error { code, message, .. } => News::Refused(code, message),
         };
         let _ = self.news.send(news).await;
     }

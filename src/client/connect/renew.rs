@@ -85,7 +85,7 @@ async fn ask(options: &Options, ice_servers: &[IceServer]) -> Result<Answer, Ren
                 ..
             } => break Answer::Never,
             // Later, perhaps.
-            ServerMessage::Error { code, message } => {
+            ServerMessage::Error { code, message, .. } => {
                 return Err(RendezvousError::Protocol(format!("{code:?}: {message}")));
             }
             _ => {}

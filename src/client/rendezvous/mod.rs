@@ -284,7 +284,7 @@ fn from_handshake(error: Error) -> RendezvousError {
         Error::Http(response) => {
             let body = response.body().as_deref().unwrap_or_default();
             let (code, message) = match serde_json::from_slice(body) {
-                Ok(ServerMessage::Error { code, message }) => (Some(code), message),
+                Ok(ServerMessage::Error { code, message, .. }) => (Some(code), message),
                 _ => (None, String::new()),
             };
             RendezvousError::Refused {

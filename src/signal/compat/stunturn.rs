@@ -298,6 +298,9 @@ mod tests {
             encode(&ServerMessage::Error {
                 code,
                 message: String::new(),
+                session: None,
+                reason: None,
+                retry_after_s: None,
             })
         };
         let text = error(ErrorCode::NobodyWaits).expect("a text");

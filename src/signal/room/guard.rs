@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::pairing::{ErrorCode, RendezvousId, SessionId};
+use crate::pairing::{RendezvousId, SessionId};
 use crate::proto::Mono;
 
 use super::table::{SeatKey, Table};
-use super::{Mailbox, Open, Pairing, RoomLimits, Wait, Waiting};
+use super::{Denied, Mailbox, Open, Pairing, RoomLimits, Wait, Waiting};
 
 /// The room. Clones share it. `M` is how connections are told things, `G` what is kept for the
 /// life of a pair.
@@ -85,7 +85,7 @@ impl<M: Mailbox, G> Seat<M, G> {
     /// # Errors
     /// `BadRequest` when it waits already, `Busy` and `TooMany` at the caps, `GoingAway` after
     /// [`Room::close`].
-    pub fn wait(&self, now: Mono, wait: Wait) -> Result<Waiting, ErrorCode> {
+    pub fn wait(&self, now: Mono, wait: Wait) -> Result<Waiting, Denied> {
         self.room.table().wait(now, self.key, wait)
     }
 
@@ -100,7 +100,7 @@ impl<M: Mailbox, G> Seat<M, G> {
         now: Mono,
         id: RendezvousId,
         endpoints: Vec<SocketAddr>,
-    ) -> Result<Pairing, ErrorCode> {
+    ) -> Result<Pairing, Denied> {
         self.room.table().receive(now, self.key, id, endpoints)
     }
 
@@ -114,7 +114,7 @@ impl<M: Mailbox, G> Seat<M, G> {
     /// # Errors
     /// `TooLarge`; `NoSession` when it is not this seat's or the peer is not there, `TooMany` when
     /// it sends too much.
-    pub fn signal(&self, now: Mono, session: SessionId, blob: String) -> Result<(), ErrorCode> {
+    pub fn signal(&self, now: Mono, session: SessionId, blob: String) -> Result<(), Denied> {
         self.room.table().signal(now, self.key, session, blob)
     }
 
@@ -123,7 +123,7 @@ impl<M: Mailbox, G> Seat<M, G> {
     ///
     /// # Errors
     /// `NoSession` when it is not this seat's.
-    pub fn report(&self, session: &SessionId) -> Result<bool, ErrorCode> {
+    pub fn report(&self, session: &SessionId) -> Result<bool, Denied> {
         self.room.table().report(self.key, session)
     }
 
@@ -136,7 +136,7 @@ impl<M: Mailbox, G> Seat<M, G> {
     ///
     /// # Errors
     /// `NoSession` when it is not this seat's.
-    pub fn leave(&self, session: SessionId) -> Result<(), ErrorCode> {
+    pub fn leave(&self, session: SessionId) -> Result<(), Denied> {
         self.room.table().leave(self.key, session)
     }
 }

@@ -13,10 +13,10 @@ mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::pairing::{Protocol, RendezvousId, Role, SessionId};
+use crate::pairing::{ErrorCode, Protocol, Reason, RendezvousId, Role, SessionId};
 
 pub use guard::{Room, Seat};
-pub(super) use shares::{SITE, Shares, Site, Source};
+pub(super) use shares::{Full, SITE, Shares, Site, Source};
 
 /// How much the room holds. One source is an IPv4 address or an IPv6 /64, and an IPv6 /48 may
 /// have four times as much. In a full table one that comes takes the place of the newest of those
@@ -130,6 +130,30 @@ pub enum Event {
     Displaced,
     /// The server is going away, and the wait has ended.
     GoingAway,
+}
+
+/// Why the room refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// The kind.
+    pub code: ErrorCode,
+    /// Of what there is too much, with [`ErrorCode::TooMany`].
+    pub reason: Option<Reason>,
+}
+
+impl From<ErrorCode> for Denied {
+    fn from(code: ErrorCode) -> Self {
+        Self { code, reason: None }
+    }
+}
+
+impl From<Reason> for Denied {
+    fn from(reason: Reason) -> Self {
+        Self {
+            code: ErrorCode::TooMany,
+            reason: Some(reason),
+        }
+    }
 }
 
 /// Whoever reads has gone, or can not keep up.

@@ -10,12 +10,12 @@ use hashbrown::HashMap;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::pairing::{ErrorCode, MAX_BLOB, Protocol, RendezvousId, Role, SessionId};
+use crate::pairing::{ErrorCode, MAX_BLOB, Protocol, Reason, RendezvousId, Role, SessionId};
 use crate::proto::Mono;
 use crate::proto::bucket::TokenBucket;
 
 use super::ended::Ended;
-use super::{Event, Mailbox, Open, Pairing, RoomLimits, Shares, Wait, Waiting};
+use super::{Denied, Event, Full, Mailbox, Open, Pairing, RoomLimits, Shares, Wait, Waiting};
 
 /// Signals a second that a side of a session may send for long.
 const SIGNALS_PER_SECOND: u64 = 2;
@@ -135,27 +135,25 @@ impl<M: Mailbox, G> Table<M, G> {
         }
     }
 
-    pub(super) fn wait(
-        &mut self,
-        now: Mono,
-        key: SeatKey,
-        wait: Wait,
-    ) -> Result<Waiting, ErrorCode> {
+    pub(super) fn wait(&mut self, now: Mono, key: SeatKey, wait: Wait) -> Result<Waiting, Denied> {
         self.now = now;
         let limits = self.limits;
         let session = self.random_session();
         let seat = self.seats.get(&key).ok_or(ErrorCode::Internal)?;
         if self.closed {
-            return Err(ErrorCode::GoingAway);
+            return Err(ErrorCode::GoingAway.into());
         }
         if seat.waiting.is_some() {
-            return Err(ErrorCode::BadRequest);
+            return Err(ErrorCode::BadRequest.into());
         }
         let ip = seat.observed.ip();
-        let displaced = self.waiting.admit(ip).map_err(|_| ErrorCode::TooMany)?;
+        let displaced = self.waiting.admit(ip).map_err(|full| match full {
+            Full::Source => Reason::Waits,
+            Full::All => Reason::AllWaits,
+        })?;
         let queue = self.ids.get(&wait.id);
         if queue.is_some_and(|queue| queue.len() >= limits.waiting_per_id) {
-            return Err(ErrorCode::Busy);
+            return Err(ErrorCode::Busy.into());
         }
         if let Some(displaced) = displaced {
             self.end_wait(displaced, Event::Displaced);
@@ -192,24 +190,24 @@ impl<M: Mailbox, G> Table<M, G> {
         key: SeatKey,
         id: RendezvousId,
         endpoints: Vec<SocketAddr>,
-    ) -> Result<Pairing, ErrorCode> {
+    ) -> Result<Pairing, Denied> {
         self.now = now;
         let receiver = self.seats.get(&key).ok_or(ErrorCode::Internal)?;
         if self.closed {
-            return Err(ErrorCode::GoingAway);
+            return Err(ErrorCode::GoingAway.into());
         }
         if receiver.waiting.is_some() {
-            return Err(ErrorCode::BadRequest);
+            return Err(ErrorCode::BadRequest.into());
         }
         if receiver.sessions.len() >= self.limits.sessions_per_seat {
-            return Err(ErrorCode::TooMany);
+            return Err(Reason::Sessions.into());
         }
-        let mut refusal = ErrorCode::NobodyWaits;
+        let mut refusal = Denied::from(ErrorCode::NobodyWaits);
         for waiter in self.candidates(&id) {
             match self.try_pair(now, waiter, key, &endpoints) {
                 Ok(pairing) => return Ok(pairing),
                 // Another one may do; the caller learns that the matter is only one of caps.
-                Err(ErrorCode::TooMany) => refusal = ErrorCode::TooMany,
+                Err(denied) if denied.reason.is_some() => refusal = denied,
                 Err(_) => {}
             }
         }
@@ -236,7 +234,7 @@ impl<M: Mailbox, G> Table<M, G> {
         waiter: SeatKey,
         key: SeatKey,
         endpoints: &[SocketAddr],
-    ) -> Result<Pairing, ErrorCode> {
+    ) -> Result<Pairing, Denied> {
         let fresh = self.random_session();
         let receiver = self.seats.get(&key).ok_or(ErrorCode::Internal)?;
         let initiator = self.seats.get(&waiter).ok_or(ErrorCode::NobodyWaits)?;
@@ -244,19 +242,22 @@ impl<M: Mailbox, G> Table<M, G> {
         if entry.deadline <= now {
             // Its time is up, whether or not it was told already.
             self.end_wait(waiter, Event::TimedOut);
-            return Err(ErrorCode::NobodyWaits);
+            return Err(ErrorCode::NobodyWaits.into());
         }
         let (observed, peer_observed) = (receiver.observed, initiator.observed);
         if entry.target_ip.is_some_and(|ip| ip != observed.ip()) {
-            return Err(ErrorCode::NobodyWaits);
+            return Err(ErrorCode::NobodyWaits.into());
         }
         let mut displaced = None;
         if initiator.signals && receiver.signals {
             if initiator.sessions.len() >= self.limits.sessions_per_seat {
-                return Err(ErrorCode::TooMany);
+                return Err(Reason::HostSessions.into());
             }
             let admitted = self.receivers.admit(observed.ip());
-            displaced = admitted.map_err(|_| ErrorCode::TooMany)?;
+            displaced = admitted.map_err(|full| match full {
+                Full::Source => Reason::Sessions,
+                Full::All => Reason::AllSessions,
+            })?;
         }
         let (host, protocol) = (entry.host, entry.protocol);
         let session = if host { fresh } else { entry.session };
@@ -274,7 +275,7 @@ impl<M: Mailbox, G> Table<M, G> {
         if told.is_err() {
             // Its connection is ending. Nobody is paired with the dead.
             self.stop_waiting(waiter);
-            return Err(ErrorCode::NobodyWaits);
+            return Err(ErrorCode::NobodyWaits.into());
         }
         if !host {
             self.stop_waiting(waiter);
@@ -343,18 +344,18 @@ impl<M: Mailbox, G> Table<M, G> {
         key: SeatKey,
         session: SessionId,
         blob: String,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<(), Denied> {
         self.now = now;
         if blob.len() > MAX_BLOB {
-            return Err(ErrorCode::TooLarge);
+            return Err(ErrorCode::TooLarge.into());
         }
         let found = self.sessions.get_mut(&session);
         let (own, peer) = match &mut found.ok_or(ErrorCode::NoSession)?.sides {
             [own, peer] | [peer, own] if own.seat == key => (own, peer.seat),
-            _ => return Err(ErrorCode::NoSession),
+            _ => return Err(ErrorCode::NoSession.into()),
         };
         if !own.budget.take(now, 1) {
-            return Err(ErrorCode::TooMany);
+            return Err(Reason::Signals.into());
         }
         if let Some(peer) = self.seats.get(&peer) {
             // A peer that does not take it is about to end, and then the sender is told.
@@ -363,7 +364,7 @@ impl<M: Mailbox, G> Table<M, G> {
         Ok(())
     }
 
-    pub(super) fn report(&mut self, key: SeatKey, session: &SessionId) -> Result<bool, ErrorCode> {
+    pub(super) fn report(&mut self, key: SeatKey, session: &SessionId) -> Result<bool, Denied> {
         let sides = self.sessions.get_mut(session).map(|found| &mut found.sides);
         let own = sides.and_then(|sides| sides.iter_mut().find(|side| side.seat == key));
         let reports = match own {
@@ -383,7 +384,7 @@ impl<M: Mailbox, G> Table<M, G> {
         seat.is_some_and(|seat| !seat.sessions.is_empty())
     }
 
-    pub(super) fn leave(&mut self, key: SeatKey, session: SessionId) -> Result<(), ErrorCode> {
+    pub(super) fn leave(&mut self, key: SeatKey, session: SessionId) -> Result<(), Denied> {
         let seat = self.seats.get_mut(&key).ok_or(ErrorCode::Internal)?;
         if seat.sessions.contains(&session) {
             self.end(session, Some(key));
@@ -392,7 +393,7 @@ impl<M: Mailbox, G> Table<M, G> {
         // The other side may have been first.
         match seat.ended.forget(&session) {
             true => Ok(()),
-            false => Err(ErrorCode::NoSession),
+            false => Err(ErrorCode::NoSession.into()),
         }
     }
 

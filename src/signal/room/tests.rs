@@ -10,7 +10,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::*;
-use crate::pairing::{AccessKey, ErrorCode};
+use crate::pairing::AccessKey;
 use crate::proto::Mono;
 
 /// A mailbox that can be read, and closed as when its connection has ended.
@@ -108,7 +108,7 @@ fn host(key: &str) -> Wait {
 }
 
 impl Person {
-    fn receive(&self, now: Mono, key: &str) -> Result<Pairing, ErrorCode> {
+    fn receive(&self, now: Mono, key: &str) -> Result<Pairing, Denied> {
         self.seat.receive(now, id(key), Vec::new())
     }
 
@@ -138,7 +138,7 @@ fn the_same_key_pairs_and_another_does_not() {
     };
     let waiting = a.seat.wait(T0, wait).expect("it waits");
     assert_eq!(waiting.wait_s, 30);
-    assert_eq!(b.receive(T0, "other"), Err(ErrorCode::NobodyWaits));
+    assert_eq!(b.receive(T0, "other"), Err(ErrorCode::NobodyWaits.into()));
     assert_eq!(house.room.waiting(), 1);
 
     let pairing = b.receive(T0, "k").expect("paired");
@@ -153,7 +153,11 @@ fn the_same_key_pairs_and_another_does_not() {
     assert_eq!(told[0].session, pairing.session);
     assert_eq!(told[0].role, Role::Initiator);
     assert_eq!(told[0].peer_observed, pairing.observed);
-    assert_eq!(b.receive(T0, "k"), Err(ErrorCode::NobodyWaits), "used up");
+    assert_eq!(
+        b.receive(T0, "k"),
+        Err(ErrorCode::NobodyWaits.into()),
+        "used up"
+    );
     assert_eq!((house.room.waiting(), house.room.sessions()), (0, 1));
 }
 
@@ -181,7 +185,10 @@ fn only_the_named_address_pairs() {
     };
     strict.seat.wait(T0, named).expect("it waits");
     let stranger = house.person("198.51.100.8:1");
-    assert_eq!(stranger.receive(T0, "k"), Err(ErrorCode::NobodyWaits));
+    assert_eq!(
+        stranger.receive(T0, "k"),
+        Err(ErrorCode::NobodyWaits.into())
+    );
     // One behind it that takes anybody.
     let open = house.person("192.0.2.2:1");
     open.seat.wait(T0, wish("k")).expect("it waits");
@@ -207,7 +214,7 @@ fn a_wait_ends_to_the_microsecond() {
     house.room.handle_timeout(Mono(due.0 - 1));
     assert!(a.letters.take().is_empty());
     // The receiver comes in the very moment, before the timer was looked at.
-    assert_eq!(b.receive(due, "k"), Err(ErrorCode::NobodyWaits));
+    assert_eq!(b.receive(due, "k"), Err(ErrorCode::NobodyWaits.into()));
     assert_eq!(a.letters.take(), [Event::TimedOut]);
     house.room.handle_timeout(due);
     assert!(a.letters.take().is_empty(), "told once");
@@ -232,7 +239,10 @@ fn nobody_is_paired_with_the_dead() {
     assert_eq!(alive.paired().len(), 1);
     alive.seat.wait(T0, wish("k")).expect("it waits again");
     alive.letters.close();
-    assert_eq!(receiver.receive(T0, "k"), Err(ErrorCode::NobodyWaits));
+    assert_eq!(
+        receiver.receive(T0, "k"),
+        Err(ErrorCode::NobodyWaits.into())
+    );
     assert_eq!(house.room.waiting(), 0);
     assert_eq!(house.open.load(Relaxed), 1, "only of the pair that is");
 }
@@ -245,8 +255,12 @@ fn a_seat_takes_away_what_it_put_there_and_nothing_else() {
     first.seat.wait(T0, wish("k")).expect("it waits");
     second.seat.wait(T0, wish("k")).expect("it waits");
     let twice = second.seat.wait(T0, wish("k"));
-    assert_eq!(twice, Err(ErrorCode::BadRequest), "one wait at a time");
-    assert_eq!(second.receive(T0, "k"), Err(ErrorCode::BadRequest));
+    assert_eq!(
+        twice,
+        Err(ErrorCode::BadRequest.into()),
+        "one wait at a time"
+    );
+    assert_eq!(second.receive(T0, "k"), Err(ErrorCode::BadRequest.into()));
     drop(first);
     assert_eq!(house.room.waiting(), 1);
     let receiver = house.person("192.0.2.3:1");

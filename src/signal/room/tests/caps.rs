@@ -18,27 +18,31 @@ fn everything_is_capped() {
     let wait = |at: usize, key: &str| people[at].seat.wait(T0, wish(key)).err();
     assert_eq!(wait(0, "a"), None);
     assert_eq!(wait(2, "a"), None);
-    assert_eq!(wait(3, "a"), Some(ErrorCode::Busy), "two of one id");
+    assert_eq!(wait(3, "a"), Some(ErrorCode::Busy.into()), "two of one id");
     assert_eq!(wait(3, "b"), None);
     assert_eq!(wait(4, "b"), None);
     let more = house.person("192.0.2.1:9");
     let third = more.seat.wait(T0, wish("c")).err();
-    assert_eq!(third, Some(ErrorCode::TooMany), "three of one source");
+    assert_eq!(third, Some(Reason::Waits.into()), "three of one source");
     assert_eq!(wait(5, "c"), None);
     assert_eq!(wait(8, "d"), None);
     let seventh = people[5].seat.wait(T0, wish("d")).err();
-    assert_eq!(seventh, Some(ErrorCode::BadRequest), "it waits already");
+    assert_eq!(
+        seventh,
+        Some(ErrorCode::BadRequest.into()),
+        "it waits already"
+    );
     let [seventh, eighth] = ["192.0.2.2:99", "192.0.2.2:98"].map(|from| house.person(from));
     let wait = seventh.seat.wait(T0, wish("d")).err();
     assert_eq!(wait, None, "six in all, and three of them elsewhere");
     assert_eq!(people[4].letters.take(), [Event::Displaced]);
     let wait = eighth.seat.wait(T0, wish("d")).err();
-    assert_eq!(wait, Some(ErrorCode::TooMany), "nobody else has more");
+    assert_eq!(wait, Some(Reason::AllWaits.into()), "nobody else has more");
     let first = more.receive(T0, "a").expect("paired");
     let second = more.receive(T0, "a").expect("paired");
     assert_eq!(
         more.receive(T0, "b"),
-        Err(ErrorCode::TooMany),
+        Err(Reason::AllSessions.into()),
         "two sessions"
     );
     let elsewhere = house.person("198.51.100.1:1");
@@ -51,7 +55,7 @@ fn everything_is_capped() {
     assert!(people[2].letters.take().contains(&left));
     let signal = |session| more.seat.signal(T0, session, "x".into());
     assert_eq!(signal(first.session), Ok(()));
-    assert_eq!(signal(second.session), Err(ErrorCode::NoSession));
+    assert_eq!(signal(second.session), Err(ErrorCode::NoSession.into()));
 }
 
 #[test]
@@ -71,6 +75,8 @@ fn a_source_has_so_many_sessions() {
         guests.extend(come(&format!("[2001:db8::{n:x}]:1")));
     }
     assert_eq!(guests.len(), 2, "of a /64");
+    let one_more = come("[2001:db8::ff]:1").err();
+    assert_eq!(one_more, Some(Reason::Sessions.into()));
     for n in 0..20 {
         guests.extend(come(&format!("[2001:db8:0:{n:x}::1]:1")));
     }
@@ -92,6 +98,6 @@ fn an_ipv6_subscriber_is_one_source() {
     let other = house.person("[2001:db8:0:2::1]:1");
     one.seat.wait(T0, wish("a")).expect("it waits");
     let refused = same.seat.wait(T0, wish("b")).err();
-    assert_eq!(refused, Some(ErrorCode::TooMany));
+    assert_eq!(refused, Some(Reason::Waits.into()));
     other.seat.wait(T0, wish("b")).expect("it waits");
 }

@@ -30,17 +30,17 @@ fn signals_go_to_the_peer_and_to_nobody_else() {
 
     let (c, _d, other) = pair(&house);
     let foreign = c.seat.signal(T0, session, blob("x"));
-    assert_eq!(foreign, Err(ErrorCode::NoSession));
+    assert_eq!(foreign, Err(ErrorCode::NoSession.into()));
     let foreign = a.seat.signal(T0, other, blob("x"));
-    assert_eq!(foreign, Err(ErrorCode::NoSession));
-    assert_eq!(c.seat.leave(session), Err(ErrorCode::NoSession));
+    assert_eq!(foreign, Err(ErrorCode::NoSession.into()));
+    assert_eq!(c.seat.leave(session), Err(ErrorCode::NoSession.into()));
     let long = a.seat.signal(T0, session, "x".repeat(MAX_BLOB + 1));
-    assert_eq!(long, Err(ErrorCode::TooLarge));
+    assert_eq!(long, Err(ErrorCode::TooLarge.into()));
 
     drop(b);
     assert_eq!(a.letters.take(), [Event::PeerLeft { session }]);
     let late = a.seat.signal(T0, session, blob("x"));
-    assert_eq!(late, Err(ErrorCode::NoSession));
+    assert_eq!(late, Err(ErrorCode::NoSession.into()));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_side_that_signals_too_much_is_told_so() {
     let send = |now| a.seat.signal(now, session, "x".into());
     let sent = (0..50).filter(|_| send(T0).is_ok()).count();
     assert_eq!(sent, 10);
-    assert_eq!(send(T0), Err(ErrorCode::TooMany));
+    assert_eq!(send(T0), Err(Reason::Signals.into()));
     let sent = (0..50).filter(|_| send(T0.plus_secs(2)).is_ok()).count();
     assert_eq!(sent, 4);
     assert_eq!(b.letters.take().len(), 14);
@@ -67,7 +67,10 @@ fn results_count_a_few_times() {
     let counted = (0..20).filter(|_| a.seat.report(&session) == Ok(true));
     assert_eq!(counted.count(), 4);
     let stranger = house.person("192.0.2.9:1");
-    assert_eq!(stranger.seat.report(&session), Err(ErrorCode::NoSession));
+    assert_eq!(
+        stranger.seat.report(&session),
+        Err(ErrorCode::NoSession.into())
+    );
     b.seat.report(&session).expect("its own");
     a.seat.leave(session).expect("its own");
     let counted = (0..20).filter(|_| b.seat.report(&session) == Ok(true));
@@ -86,7 +89,7 @@ fn one_that_only_asked_can_not_be_signalled_to() {
     poll.seat.wait(T0, wish("k")).expect("it waits");
     let session = socket.receive(T0, "k").expect("paired").session;
     let sent = socket.seat.signal(T0, session, "x".into());
-    assert_eq!(sent, Err(ErrorCode::NoSession));
+    assert_eq!(sent, Err(ErrorCode::NoSession.into()));
     assert_eq!(
         house.room.sessions(),
         0,
@@ -94,7 +97,7 @@ fn one_that_only_asked_can_not_be_signalled_to() {
     );
     assert_eq!(socket.seat.report(&session), Ok(true));
     assert_eq!(socket.seat.leave(session), Ok(()));
-    assert_eq!(socket.seat.leave(session), Err(ErrorCode::NoSession));
+    assert_eq!(socket.seat.leave(session), Err(ErrorCode::NoSession.into()));
     drop(poll);
     assert!(socket.letters.take().is_empty());
 
@@ -158,8 +161,11 @@ fn a_closed_room_tells_those_who_wait_and_lets_sessions_go_on() {
     desk.seat.wait(T0, host("h")).expect("it waits");
     house.room.close();
     assert_eq!(desk.letters.take(), [Event::GoingAway]);
-    assert_eq!(desk.seat.wait(T0, host("h")), Err(ErrorCode::GoingAway));
-    assert_eq!(b.receive(T0, "h"), Err(ErrorCode::GoingAway));
+    assert_eq!(
+        desk.seat.wait(T0, host("h")),
+        Err(ErrorCode::GoingAway.into())
+    );
+    assert_eq!(b.receive(T0, "h"), Err(ErrorCode::GoingAway.into()));
     a.seat.signal(T0, session, "x".into()).expect("sent");
     assert_eq!(b.letters.take().len(), 1);
 }
