@@ -41,7 +41,10 @@ fn config(signaling: &Signaling, certificates: &Store) -> Config {
             joins_per_minute: signaling.joins_per_minute,
             // Who waits, and both sides of as many sessions as may be in their first seconds.
             connections: waiting.saturating_mul(2),
+            // A join over HTTP takes one each.
+            connections_per_minute: signaling.joins_per_minute.saturating_mul(4),
             connections_per_source: per_source,
+            ..Limits::default()
         },
         compat: Compat {
             stunturn: signaling.stunturn,

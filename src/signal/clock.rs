@@ -12,8 +12,10 @@ use crate::proto::{Mono, Now};
 )]
 pub(super) fn now() -> Now {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    // The runtime's clock, which tests can stop and turn.
+    let elapsed = tokio::time::Instant::now().into_std() - started();
     Now {
-        mono: Mono(1_000_000 + started().elapsed().as_micros() as u64),
+        mono: Mono(1_000_000 + elapsed.as_micros() as u64),
         unix: since.map_or(0, |since| since.as_secs()),
     }
 }

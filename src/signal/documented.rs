@@ -3,8 +3,9 @@
 use super::Limits;
 use super::frames::{CloseCode, MAX_MESSAGE};
 use super::http::{self, status_of};
+use super::mailbox::BEHIND;
 use super::room::SITE;
-use super::{join, ws};
+use super::{join, listener, ws};
 use crate::pairing::{ErrorCode, MAX_BLOB, Reason};
 
 const DOCUMENT: &str = include_str!("../../docs/signalling.md");
@@ -101,19 +102,34 @@ fn every_limit() {
             vec![large(limits.connections_per_source)],
         ),
         (
-            "first byte, TLS handshake, header, body, each",
+            "new connections of one source",
+            vec![u64::from(limits.connections_per_minute)],
+        ),
+        (
+            "of its connections those that have not asked to join",
+            vec![large(limits.strangers_per_source)],
+        ),
+        (
+            "first byte, TLS handshake, header, body, a message in several frames, each",
             vec![http::HEADER.as_secs()],
+        ),
+        (
+            "from the connection until it asks to join (or renews), in all",
+            vec![listener::WHOLE],
         ),
     ] {
         assert_eq!(numbers(row(first)[1]), expected, "{first}");
     }
     assert_eq!(http::MAX_BODY, MAX_MESSAGE);
     assert_eq!(http::BODY, http::HEADER);
+    assert_eq!(ws::MESSAGE, http::HEADER.as_secs());
+    assert_eq!(limits.connections_per_minute, 4 * limits.joins_per_minute);
     for one in [room.waiting_per_source, room.sessions_per_source] {
         assert_eq!(one, limits.connections_per_source);
     }
     for text in [
         format!("an IPv6 /48 may have {SITE} times as much"),
+        format!("does not read is kept for {BEHIND} s"),
         format!("nothing came for {} s", ws::PING),
         format!("after {} s of silence", ws::SILENCE),
         format!("no session is open for {} s", ws::IDLE),

@@ -7,7 +7,8 @@ use ahash::RandomState;
 use hashbrown::HashMap;
 use tokio::task::AbortHandle;
 
-use super::room::Shares;
+use super::Limits;
+use super::room::{Full, Shares};
 
 /// Counts the open connections. When there are as many as may be, one from elsewhere takes the
 /// place of the newest of those who have most.
@@ -16,6 +17,8 @@ pub(super) struct Doors(Arc<Mutex<Open>>);
 
 struct Open {
     shares: Shares<u64>,
+    /// Those who have not asked to join yet.
+    strangers: Shares<u64>,
     connections: HashMap<u64, Connection, RandomState>,
     last: u64,
 }
@@ -33,10 +36,12 @@ pub(super) struct Place {
 }
 
 impl Doors {
-    pub(super) fn new(total: usize, per_source: usize, seed: u64) -> Self {
+    pub(super) fn new(limits: &Limits, seed: u64) -> Self {
+        let total = limits.connections;
         let hasher = RandomState::with_seeds(seed, !seed, seed.rotate_left(16), 2);
         Self(Arc::new(Mutex::new(Open {
-            shares: Shares::new(total, per_source, hasher.clone()),
+            shares: Shares::new(total, limits.connections_per_source, hasher.clone()),
+            strangers: Shares::new(total, limits.strangers_per_source, hasher.clone()),
             connections: HashMap::with_hasher(hasher),
             last: 0,
         })))
@@ -45,11 +50,16 @@ impl Doors {
     /// A place for a connection from `ip`, if there is one.
     pub(super) fn enter(&self, ip: IpAddr) -> Option<Place> {
         let mut open = self.lock();
+        // They are some of all, so that there is room when there is for one of all.
+        if let Err(Full::Source) = open.strangers.admit(ip) {
+            return None;
+        }
         let displaced = open.shares.admit(ip).ok()?;
         let displaced = displaced.and_then(|name| open.release(name));
         open.last += 1;
         let name = open.last;
         open.shares.enter(ip, name);
+        open.strangers.enter(ip, name);
         open.connections.insert(name, Connection { ip, task: None });
         drop(open);
         if let Some(task) = displaced.and_then(|displaced| displaced.task) {
@@ -73,6 +83,7 @@ impl Open {
     fn release(&mut self, name: u64) -> Option<Connection> {
         let released = self.connections.remove(&name)?;
         self.shares.leave(released.ip, name);
+        self.strangers.leave(released.ip, name);
         let (capacity, len) = (self.connections.capacity(), self.connections.len());
         // Gives memory back after a flood.
         if capacity > 1024 && len < capacity / 8 {
@@ -83,6 +94,14 @@ impl Open {
 }
 
 impl Place {
+    /// It asks to join.
+    pub(super) fn settle(&self) {
+        let mut open = self.doors.lock();
+        if let Some(ip) = open.connections.get(&self.name).map(|own| own.ip) {
+            open.strangers.leave(ip, self.name);
+        }
+    }
+
     /// Which task serves the connection from now on. It is aborted when the connection has to go.
     pub(super) fn serve(&self, task: AbortHandle) {
         let mut open = self.doors.lock();
@@ -114,9 +133,38 @@ mod tests {
         text.parse().expect("an address")
     }
 
+    fn doors(connections: usize, connections_per_source: usize) -> Doors {
+        let limits = Limits {
+            connections,
+            connections_per_source,
+            ..Limits::default()
+        };
+        Doors::new(&limits, 1)
+    }
+
+    #[test]
+    fn few_may_be_open_that_ask_for_nothing() {
+        let limits = Limits {
+            strangers_per_source: 2,
+            ..Limits::default()
+        };
+        let doors = Doors::new(&limits, 1);
+        let own = ip("192.0.2.1");
+        let places = [(); 2].map(|()| doors.enter(own).expect("a place"));
+        assert!(doors.enter(own).is_none());
+        assert!(doors.enter(ip("192.0.2.2")).is_some());
+        places[0].settle();
+        places[0].settle();
+        let _third = doors.enter(own).expect("a place");
+        assert!(doors.enter(own).is_none());
+        drop(places);
+        assert_eq!(doors.open(), 1);
+        assert!(doors.enter(own).is_some());
+    }
+
     #[test]
     fn places_come_back() {
-        let doors = Doors::new(3, 2, 1);
+        let doors = doors(3, 2);
         let [a, b] = ["192.0.2.1", "192.0.2.2"].map(ip);
         let first = doors.enter(a).expect("a place");
         let _second = doors.enter(a).expect("a place");
@@ -130,7 +178,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_newest_of_those_who_have_most_goes_for_one_from_elsewhere() {
-        let doors = Doors::new(3, 3, 1);
+        let doors = doors(3, 3);
         let mut tasks = Vec::new();
         for _ in 0..3 {
             let place = Arc::new(doors.enter(ip("192.0.2.1")).expect("a place"));

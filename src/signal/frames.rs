@@ -37,6 +37,8 @@ pub(super) enum CloseCode {
 pub(super) enum Incoming {
     /// A whole message. It may hold an access key, so it is wiped.
     Text(Zeroizing<String>),
+    /// A part of a message came, and not its end.
+    Part,
     /// A message of the other kind has begun; what is in it is not read.
     Binary,
     /// To be answered by a pong with the same payload.
@@ -50,6 +52,7 @@ impl fmt::Debug for Incoming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            Self::Part => f.write_str("Part"),
             Self::Binary => f.write_str("Binary"),
             Self::Ping(payload) => write!(f, "Ping({} bytes)", payload.len()),
             Self::Pong => f.write_str("Pong"),
@@ -129,43 +132,41 @@ impl Reader {
     }
 
     fn read(&mut self) -> Result<Option<Incoming>, Bad> {
-        loop {
-            let bytes = self.bytes.get(self.at..).unwrap_or_default();
-            let Some(header) = header(bytes, self.begun.as_deref().map(Vec::len))? else {
-                return Ok(None);
-            };
-            let Some(payload) = bytes.get(header.len..header.len + header.payload) else {
-                return Ok(None);
-            };
-            self.at += header.len + header.payload;
-            let unmasked = payload.iter().zip(header.mask.iter().cycle());
-            let unmasked = unmasked.map(|(byte, mask)| byte ^ mask);
-            match header.opcode {
-                PING => return Ok(Some(Incoming::Ping(unmasked.collect()))),
-                PONG => return Ok(Some(Incoming::Pong)),
-                CLOSE => {
-                    let payload: Vec<u8> = unmasked.collect();
-                    return close_code(&payload).map(|code| Some(Incoming::Close(code)));
+        let bytes = self.bytes.get(self.at..).unwrap_or_default();
+        let Some(header) = header(bytes, self.begun.as_deref().map(Vec::len))? else {
+            return Ok(None);
+        };
+        let Some(payload) = bytes.get(header.len..header.len + header.payload) else {
+            return Ok(None);
+        };
+        self.at += header.len + header.payload;
+        let unmasked = payload.iter().zip(header.mask.iter().cycle());
+        let unmasked = unmasked.map(|(byte, mask)| byte ^ mask);
+        match header.opcode {
+            PING => Ok(Some(Incoming::Ping(unmasked.collect()))),
+            PONG => Ok(Some(Incoming::Pong)),
+            CLOSE => {
+                let payload: Vec<u8> = unmasked.collect();
+                close_code(&payload).map(|code| Some(Incoming::Close(code)))
+            }
+            BINARY => Ok(Some(Incoming::Binary)),
+            _ => {
+                let mut message = self.begun.take().unwrap_or_else(|| {
+                    // Growing would leave copies behind that are not wiped.
+                    let whole = if header.fin {
+                        header.payload
+                    } else {
+                        MAX_MESSAGE
+                    };
+                    Zeroizing::new(Vec::with_capacity(whole))
+                });
+                message.extend(unmasked);
+                if !header.fin {
+                    self.begun = Some(message);
+                    return Ok(Some(Incoming::Part));
                 }
-                BINARY => return Ok(Some(Incoming::Binary)),
-                _ => {
-                    let mut message = self.begun.take().unwrap_or_else(|| {
-                        // Growing would leave copies behind that are not wiped.
-                        let whole = if header.fin {
-                            header.payload
-                        } else {
-                            MAX_MESSAGE
-                        };
-                        Zeroizing::new(Vec::with_capacity(whole))
-                    });
-                    message.extend(unmasked);
-                    if !header.fin {
-                        self.begun = Some(message);
-                        continue;
-                    }
-                    let text = std::str::from_utf8(&message).map_err(|_| Bad::Utf8)?;
-                    return Ok(Some(Incoming::Text(Zeroizing::new(text.to_owned()))));
-                }
+                let text = std::str::from_utf8(&message).map_err(|_| Bad::Utf8)?;
+                Ok(Some(Incoming::Text(Zeroizing::new(text.to_owned()))))
             }
         }
     }

@@ -21,11 +21,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use sha1::{Digest as _, Sha1};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::pairing::{ErrorCode, Join, ServerMessage};
 
+use super::clock;
 use super::join::{Guest, Refusal, Visit};
 use super::ws;
 
@@ -34,9 +35,6 @@ pub(super) const HEADER: Duration = Duration::from_secs(10);
 
 /// How long a request's body may take.
 pub(super) const BODY: Duration = Duration::from_secs(10);
-
-/// How long a connection may take until it is answered, waits or is a WebSocket.
-const WHOLE: Duration = Duration::from_secs(30);
 
 /// How long a client may take to take an answer.
 const WRITE: Duration = Duration::from_secs(10);
@@ -95,7 +93,7 @@ where
         .header_read_timeout(HEADER)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
-    let served = timeout(WHOLE, async {
+    let served = timeout_at(clock::instant(visit.deadline), async {
         tokio::select! {
             served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served.is_ok(),
             () = handover.waits.notified() => true,

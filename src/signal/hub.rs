@@ -11,18 +11,20 @@ use super::clock;
 use super::counters::{Counters, Snapshot};
 use super::doors::Doors;
 use super::fallback::{Fallback, Grant};
-use super::mailbox::Slot;
-use super::rate::JoinRate;
+use super::mailbox::{Backlog, Slot};
+use super::pace::Pace;
 use super::room::Room;
 
 pub(super) struct Hub {
     pub(super) room: Room<Slot, Grant>,
-    pub(super) rate: JoinRate,
-    /// The joins of an IPv6 /48.
-    pub(super) site_rate: JoinRate,
+    /// Joins and renewals.
+    pub(super) rate: Pace,
+    /// Connections.
+    pub(super) knocks: Pace,
     pub(super) fallback: Arc<dyn Fallback>,
     pub(super) counters: Counters,
     pub(super) doors: Doors,
+    pub(super) backlog: Arc<Backlog>,
     /// The hello of stunturn is answered.
     pub(super) stunturn: bool,
     /// Log lines about refused joins.

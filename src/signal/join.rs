@@ -13,13 +13,15 @@ use crate::pairing::{
     SessionId,
 };
 
+use crate::proto::Mono;
+
 use super::clock;
 use super::counters::{JoinAnswer, WaitEnd};
 use super::doors::Place;
 use super::fallback::{Asking, Grant, Renewing};
 use super::hub::Hub;
 use super::mailbox::{Inbox, Slot, mailbox};
-use super::room::{Denied, Event, Pairing, Seat, Site, Wait};
+use super::room::{Denied, Event, Pairing, Seat, Wait};
 
 /// Own addresses that one side may tell in clear.
 pub(super) const MAX_ENDPOINTS: usize = 8;
@@ -36,6 +38,8 @@ pub(super) struct Visit {
     pub(super) reached: SocketAddr,
     /// The name by which it called us, if it is one.
     pub(super) host: OnceLock<Box<str>>,
+    /// Until when it has to ask to join.
+    pub(super) deadline: Mono,
     /// Its place among the open connections.
     pub(super) place: Place,
 }
@@ -166,7 +170,7 @@ pub(super) struct Guest {
 impl Guest {
     /// `signals`: it can be sent what its peers signal.
     pub(super) fn new(visit: Arc<Visit>, signals: bool) -> Self {
-        let (slot, inbox) = mailbox();
+        let (slot, inbox) = mailbox(&visit.hub.backlog);
         let seat = visit.hub.room.seat(slot, visit.observed, signals);
         Self {
             visit,
@@ -191,10 +195,10 @@ impl Guest {
     /// Counts a join of this source, or what costs as much.
     fn admit(&self) -> Result<(), Refusal> {
         let hub = &self.visit.hub;
+        self.visit.place.settle();
         let now = clock::now().mono;
         let ip = self.visit.observed.ip();
-        let site = Site::from(ip).ip();
-        if hub.rate.pass(now, ip) && hub.site_rate.pass(now, site) {
+        if hub.rate.pass(now, ip) {
             return Ok(());
         }
         if let Some(suppressed) = hub.refused.pass(now) {

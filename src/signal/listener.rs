@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::pairing::{ErrorCode, Reason};
 
+use super::clock;
 use super::compat::stunturn;
 use super::http;
 use super::hub::Hub;
@@ -21,11 +22,17 @@ use super::join::{Refusal, Visit};
 /// Connections that the kernel holds until they are accepted; it lowers this to its own limit.
 const BACKLOG: i32 = 4096;
 
+/// What the kernel holds for a connection that does not read, in bytes; Linux doubles it.
+const SEND_BUFFER: usize = 32 << 10;
+
 /// How long a new connection may stay silent.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How many seconds a connection may take from its beginning until it asks to join.
+pub(super) const WHOLE: u64 = 15;
 
 /// How long accepting rests after an error, which is a want of descriptors or memory.
 const REST: Duration = Duration::from_millis(100);
@@ -39,6 +46,8 @@ pub(super) fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     // A restart need not wait for connections of the former server to be forgotten.
     socket.set_reuse_address(true)?;
+    // Connections have the same. Without it the kernel holds megabytes for one that does not read.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -61,7 +70,9 @@ pub(super) async fn serve(
             }
         };
         let spare = is_spare(&stream);
-        let place = spare.then(|| hub.doors.enter(from.ip())).flatten();
+        let now = clock::now().mono;
+        let may_enter = spare && hub.knocks.pass(now, from.ip());
+        let place = may_enter.then(|| hub.doors.enter(from.ip())).flatten();
         let (Some(place), Ok(reached)) = (place, stream.local_addr()) else {
             hub.counters.connection_refused();
             // As much as the kernel takes at once; nobody is waited for.
@@ -78,6 +89,7 @@ pub(super) async fn serve(
             observed: canonical(from),
             reached: canonical(reached),
             host: OnceLock::new(),
+            deadline: now.plus_secs(WHOLE),
             place,
         });
         visit.spawn(welcome(stream, tls.clone(), Arc::clone(&visit)));

@@ -17,6 +17,7 @@ mod hub;
 mod join;
 mod listener;
 mod mailbox;
+mod pace;
 mod rate;
 pub mod room;
 mod ws;
@@ -36,7 +37,7 @@ use compat::fractal::Fractal;
 use counters::Counters;
 use doors::Doors;
 use hub::Hub;
-use rate::JoinRate;
+use pace::Pace;
 use room::{Room, RoomLimits};
 
 pub use counters::Snapshot;
@@ -47,7 +48,8 @@ pub use fallback::{Asking, Fallback, Grant, NoFallback, Renewed, Renewing};
 pub struct Config {
     /// Where it listens; port 0 takes any free port. IPv6 wildcards serve IPv6 only.
     pub addresses: Vec<SocketAddr>,
-    /// With it, HTTPS and secure WebSockets are spoken, and nothing in clear.
+    /// With it, HTTPS and secure WebSockets are spoken, and nothing in clear but what
+    /// [`Config::compat`] asks for.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// STUN and TURN for the pairs.
     pub fallback: Arc<dyn Fallback>,
@@ -60,7 +62,7 @@ pub struct Config {
 /// Which clients of other systems are served. None by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compat {
-    /// The JSON hello of stunturn, on the TCP addresses of the endpoint. Its clients learn their
+    /// The JSON hello of stunturn, on the TCP addresses of the endpoint, in clear there. Its clients learn their
     /// UDP address by a text on the same port number, which is not answered here.
     pub stunturn: bool,
     /// The 12-byte protocol of Fractal over UDP and TCP: IPv4 addresses.
@@ -74,12 +76,17 @@ pub struct Compat {
 pub struct Limits {
     /// Waiting initiators, sessions, signals.
     pub room: RoomLimits,
-    /// Joins of one source (an IPv4 address, an IPv6 /64) a minute; 0: no limit.
+    /// Joins of one source (an IPv4 address, an IPv6 /64; a /48 may have four times as much) a
+    /// minute; 0: no limit.
     pub joins_per_minute: u32,
+    /// Connections from one source a minute; 0: no limit.
+    pub connections_per_minute: u32,
     /// Open connections in all.
     pub connections: usize,
     /// Open connections from one source.
     pub connections_per_source: usize,
+    /// Of those that have not asked to join yet.
+    pub strangers_per_source: usize,
 }
 
 impl Default for Limits {
@@ -88,7 +95,9 @@ impl Default for Limits {
             room: RoomLimits::default(),
             joins_per_minute: 300,
             connections: 120_000,
+            connections_per_minute: 1200,
             connections_per_source: 2048,
+            strangers_per_source: 256,
         }
     }
 }
@@ -269,14 +278,12 @@ fn hub(config: &Config, seed: [u8; 32]) -> Hub {
     let hashes = u64::from_le_bytes([a, b, c, d, e, f, g, h]).rotate_left(17);
     Hub {
         room: Room::new(limits.room, seed, open),
-        rate: JoinRate::new(limits.joins_per_minute, hashes),
-        site_rate: JoinRate::new(
-            limits.joins_per_minute.saturating_mul(room::SITE as u32),
-            hashes.rotate_left(5),
-        ),
+        rate: Pace::new(limits.joins_per_minute, hashes),
+        knocks: Pace::new(limits.connections_per_minute, !hashes),
         fallback,
         counters: Counters::default(),
-        doors: Doors::new(limits.connections, limits.connections_per_source, hashes),
+        doors: Doors::new(&limits, hashes),
+        backlog: Arc::default(),
         stunturn: config.compat.stunturn,
         refused: Throttle::new(),
         sooner: tokio::sync::Notify::new(),

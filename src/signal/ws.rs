@@ -1,5 +1,8 @@
 //! The WebSocket: joins, signals, results, one JSON object in each text frame.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
@@ -29,6 +32,9 @@ pub(super) const SILENCE: u64 = 40;
 /// For how many seconds a connection may neither wait nor take part in a session.
 pub(super) const IDLE: u64 = 30;
 
+/// How many seconds a message in several frames may take.
+pub(super) const MESSAGE: u64 = 10;
+
 /// How long a client may take to take a message.
 const WRITE: Duration = Duration::from_secs(10);
 
@@ -50,6 +56,7 @@ where
     let mut reader = Reader::default();
     reader.feed(read);
     let now = clock::now().mono;
+    let deadline = visit.deadline;
     let mut conversation = Conversation {
         wire: Wire { stream, reader },
         guest: Guest::new(visit, true),
@@ -57,6 +64,8 @@ where
         heard: now,
         pinged: now,
         busy: now,
+        stranger: Some(deadline),
+        begun: None,
     };
     // By reference, for what is passed to an async function by value lies in it twice. There may
     // be 100,000 of these that wait.
@@ -115,6 +124,10 @@ struct Conversation<S> {
     heard: Mono,
     pinged: Mono,
     busy: Mono,
+    /// Until when it has to ask to join, unless it did.
+    stranger: Option<Mono>,
+    /// When a message began whose end did not come yet.
+    begun: Option<Mono>,
 }
 
 /// What there is to do.
@@ -151,20 +164,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
         }
         let ping = self.heard.max(self.pinged).plus_secs(PING);
         let dead = self.heard.plus_secs(SILENCE);
-        ping.min(dead).min(self.busy.plus_secs(IDLE))
+        let idle = match self.stranger {
+            Some(deadline) => deadline,
+            None => self.busy.plus_secs(IDLE),
+        };
+        let unfinished = self.begun.map_or(dead, |begun| begun.plus_secs(MESSAGE));
+        ping.min(dead).min(idle).min(unfinished)
     }
 
     /// Waits until something happens, `None` when nothing did until then.
     async fn wait(&mut self, until: Mono) -> Option<Turn> {
         let mut timer = pin!(sleep_until(clock::instant(until)));
         poll_fn(|cx| {
+            // First, or one that never stops sending would have all the time there is.
+            if timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
             if let Poll::Ready(event) = self.guest.poll_next(cx) {
                 return Poll::Ready(Some(Turn::Event(event)));
             }
             if let Poll::Ready(incoming) = self.wire.poll_next(cx) {
                 return Poll::Ready(Some(Turn::Incoming(incoming)));
             }
-            timer.as_mut().poll(cx).map(|()| None)
+            Poll::Pending
         })
         .await
     }
@@ -181,6 +203,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
                 Some(turn)
             }
             None if now >= self.heard.plus_secs(SILENCE) => None,
+            None if self
+                .begun
+                .is_some_and(|begun| now >= begun.plus_secs(MESSAGE)) =>
+            {
+                None
+            }
+            None if self.stranger.is_some_and(|deadline| now >= deadline) => Some(Turn::Idle),
             None if !self.guest.is_busy() && now >= self.busy.plus_secs(IDLE) => Some(Turn::Idle),
             None => {
                 self.pinged = now;
@@ -220,7 +249,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
     /// Acts on what the client says.
     async fn hear(&mut self, incoming: Result<Incoming, End>) -> Result<(), Over> {
         let text = match incoming {
-            Ok(Incoming::Text(text)) => text,
+            Ok(Incoming::Text(text)) => {
+                self.begun = None;
+                text
+            }
+            Ok(Incoming::Part) => {
+                self.begun.get_or_insert(clock::now().mono);
+                return self.admit().await;
+            }
             // To be flooded with these is no use.
             Ok(Incoming::Ping(payload)) => {
                 self.admit().await?;
@@ -268,6 +304,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
             return Ok(());
         }
         self.admit().await?;
+        if matches!(
+            message,
+            ClientMessage::Join(_) | ClientMessage::Renew { .. }
+        ) {
+            self.stranger = None;
+            self.busy = clock::now().mono;
+        }
         let done = match message {
             ClientMessage::Join(join) => match self.guest.join(join) {
                 Ok(answer) => return self.say(&answer).await,

@@ -51,7 +51,7 @@ fn everything_is_capped() {
     let left = Event::PeerLeft {
         session: second.session,
     };
-    assert_eq!(more.letters.take(), [left.clone()], "the newest had to go");
+    assert!(more.letters.take().contains(&left), "the newest had to go");
     assert!(people[2].letters.take().contains(&left));
     let signal = |session| more.seat.signal(T0, session, "x".into());
     assert_eq!(signal(first.session), Ok(()));
