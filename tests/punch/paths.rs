@@ -276,3 +276,27 @@ fn a_path_that_carries_data_one_way_is_watched_too() {
         assert!(world.both_selected() && world.agree(), "{seed}");
     }
 }
+
+/// A device behind a NAT with random ports whose peer is not to be reached, and then is.
+#[test]
+fn sockets_for_random_ports_are_closed_when_they_were_in_vain_and_opened_anew() {
+    let mut world = World::new([Kind::N5, Kind::N3], NET, 5);
+    world.cut = true;
+    let given_up = |w: &World| w.sides[0].gave_up.is_some();
+    assert!(world.run(Duration::from_secs(30), given_up));
+    assert_eq!(world.sides[0].asked_sockets, 255);
+    assert_eq!(world.sides[0].sockets.len(), 1, "only the main one is left");
+    // Trying again in the same network is in vain for as many ports.
+    world.run(Duration::from_secs(60), |_| false);
+    assert_eq!(world.sides[0].asked_sockets, 255);
+    world.cut = false;
+    for side in &mut world.sides {
+        side.agent.restart(world.now);
+    }
+    assert!(world.run(Duration::from_secs(30), World::both_selected));
+    assert_eq!(world.sides[0].asked_sockets, 510, "it is another network");
+    assert!(
+        world.sides[0].sockets.len() <= 2,
+        "that of the path is kept"
+    );
+}

@@ -211,9 +211,15 @@ impl Hard {
         self.burst = None;
     }
 
+    /// Whether sockets are open that will send nothing any more.
+    pub(super) fn is_spent(&self) -> bool {
+        self.bursts >= BURSTS && !self.sockets.is_empty()
+    }
+
     /// The network changed: what was probed says nothing any more.
     pub(super) fn forget(&mut self) {
         self.stop();
+        self.asked = false;
         self.bursts = 0;
         self.probed.clear();
     }
@@ -456,7 +462,7 @@ impl Agent {
         }
     }
 
-    /// The path runs through this socket: the others that were opened for random ports may go.
+    /// Closes the sockets that were opened for random ports, but for the one of the path.
     pub(super) fn close_sockets(&mut self, via: Via) {
         let sockets = std::mem::take(&mut self.hard.sockets);
         if sockets.is_empty() {

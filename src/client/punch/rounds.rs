@@ -70,6 +70,7 @@ impl Agent {
     /// peer to do so too. A path that is in use stays so while it answers.
     pub fn restart(&mut self, now: Instant) {
         self.failed = 0;
+        self.close_sockets(Via::Relay);
         self.hard.forget();
         if !matches!(self.phase, Phase::Idle) {
             self.next_round(now);
@@ -304,6 +305,9 @@ impl Agent {
         self.failed += 1;
         let reason = self.reason();
         self.hard.stop();
+        if self.hard.is_spent() {
+            self.close_sockets(Via::Relay);
+        }
         self.phase = Phase::Waiting {
             until: now + backoff(self.failed),
         };

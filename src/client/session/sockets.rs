@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
@@ -19,6 +20,11 @@ pub(super) const MAIN: u16 = 0;
 pub(super) const MAIN_V6: u16 = 1;
 /// Further sockets have numbers from here.
 const FURTHER: u16 = 2;
+/// So many further ones are open in a process at most: those of four sessions behind NATs with
+/// random ports.
+const MOST_FURTHER: usize = 1024;
+/// So many are given back when the system has no more: others need descriptors, too.
+const RESERVE: u16 = 32;
 /// What a socket's buffers should hold, in bytes.
 const BUFFER: usize = 1 << 20;
 /// No datagram is longer.
@@ -27,9 +33,32 @@ const LONGEST: usize = 65_535;
 /// What arrived: where, from where, and what.
 pub(super) type Packet = (u16, SocketAddr, Vec<u8>);
 
+/// How many further sockets this process has.
+static FURTHER_OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// One of [`MOST_FURTHER`].
+struct Place(());
+
+impl Place {
+    fn take() -> Option<Self> {
+        let taken = FURTHER_OPEN.fetch_update(Relaxed, Relaxed, |open| {
+            (open < MOST_FURTHER).then_some(open + 1)
+        });
+        // Not `then_some`: a place that is not taken must not be given back.
+        taken.is_ok().then(|| Self(()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        FURTHER_OPEN.fetch_sub(1, Relaxed);
+    }
+}
+
 struct Open {
     socket: Arc<UdpSocket>,
     reader: AbortHandle,
+    _place: Option<Place>,
 }
 
 impl Drop for Open {
@@ -59,7 +88,7 @@ impl Sockets {
         };
         let mut refused = None;
         for (number, ip) in sockets.main() {
-            if let Err(error) = sockets.add(number, (ip, 0).into()) {
+            if let Err(error) = sockets.add(number, (ip, 0).into(), None) {
                 refused = Some(error);
             }
         }
@@ -80,7 +109,7 @@ impl Sockets {
         }
     }
 
-    fn add(&mut self, number: u16, address: SocketAddr) -> io::Result<()> {
+    fn add(&mut self, number: u16, address: SocketAddr, place: Option<Place>) -> io::Result<()> {
         let socket = Arc::new(bind(address)?);
         let (reading, packets) = (Arc::clone(&socket), self.packets.clone());
         let task = tokio::spawn(async move {
@@ -99,7 +128,12 @@ impl Sockets {
             }
         });
         let reader = task.abort_handle();
-        self.open.insert(number, Open { socket, reader });
+        let open = Open {
+            socket,
+            reader,
+            _place: place,
+        };
+        self.open.insert(number, open);
         Ok(())
     }
 
@@ -118,12 +152,25 @@ impl Sockets {
             .max(FURTHER);
         let mut end = start;
         for number in start..start.saturating_add(count) {
-            if self.add(number, (ip, 0).into()).is_err() {
+            let place = Place::take();
+            if place.is_none() {
                 break;
+            }
+            if self.add(number, (ip, 0).into(), place).is_err() {
+                let kept = self.give_back(start..end);
+                return start..kept;
             }
             end = number + 1;
         }
         start..end
+    }
+
+    /// Closes the last ones of those that were opened before the system had no more.
+    fn give_back(&mut self, opened: Range<u16>) -> u16 {
+        let kept = opened.start.max(opened.end.saturating_sub(RESERVE));
+        self.open
+            .retain(|number, _| !(kept..opened.end).contains(number));
+        kept
     }
 
     /// Closes one.
@@ -256,5 +303,27 @@ mod tests {
         let (_, from, bytes) = arrived.recv().await.expect("a datagram");
         assert_eq!(Some(from), socket.local_addr().ok());
         assert_eq!(bytes, b"raw");
+    }
+
+    #[tokio::test]
+    async fn sessions_leave_descriptors_for_others() {
+        let (packets, _arrived) = mpsc::channel(16);
+        let ip = Ipv4Addr::LOCALHOST.into();
+        let open = || Sockets::open(Some(ip), packets.clone()).expect("sockets");
+        let mut all: Vec<_> = (0..6).map(|_| open()).collect();
+        let opened: Vec<_> = all
+            .iter_mut()
+            .map(|sockets| sockets.open_more(255).len())
+            .collect();
+        // Tests beside this one may have some, too, and the system may have fewer.
+        assert!(opened.iter().sum::<usize>() <= MOST_FURTHER, "{opened:?}");
+        assert!(opened[0] > 0 && opened[5] < 255, "{opened:?}");
+        drop(all);
+        assert_eq!(open().open_more(8).len(), 8, "they came back");
+        let mut sockets = open();
+        let opened = sockets.open_more(40);
+        assert_eq!(opened.len(), 40);
+        assert_eq!(sockets.give_back(opened.clone()), opened.start + 8);
+        assert_eq!(sockets.count(), 1 + 8);
     }
 }
