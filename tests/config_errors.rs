@@ -402,8 +402,22 @@ fn the_pairing_endpoint() {
         "fractal = \"0.0.0.0:9\"\n[[listener]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:9\"";
     at(twice, ":7:11", "overlaps", "another port");
     at("max_wait = 0", ":4:12", "out of range", "30");
-    at("credential_ttl = 0", ":4:18", "out of range", "43200");
+    at("credential_ttl = 0", ":4:18", "out of range", "3600");
     at("pair_lifetime = 0", ":4:17", "out of range", "2592000");
+    at("relay_share = 0", ":4:15", "must be 1 to 100", "75");
+    at("relay_share = 101", ":4:15", "must be 1 to 100", "75");
+    at(
+        "allocations_per_source = -1",
+        ":4:26",
+        "must be 0 or more",
+        "128",
+    );
+    at(
+        "bandwidth_per_allocation = \"1M\"",
+        ":4:28",
+        "a whole number",
+        "12500000",
+    );
     let twice =
         "address = \"0.0.0.0:9\"\n[[listener]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:9\"";
     at(twice, ":7:11", "overlaps", "another port");

@@ -9,11 +9,12 @@
 mod signal_support;
 mod support;
 
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use serde_json::Value;
-use signal_support::{Reply, connect_from, initiator, post, receiver, reply};
+use serde_json::{Value, json};
+use signal_support::{Reply, Socket, connect, connect_from, initiator, post, receiver, reply};
 use support::stun::{self, Client, Echo, Wire};
 use support::{Config, Server, USER};
 
@@ -23,7 +24,11 @@ fn ip(text: &str) -> IpAddr {
 
 /// The credentials in an answer.
 fn credentials(reply: &Reply) -> (String, String) {
-    let servers = reply.body["ice_servers"].as_array().expect("a list");
+    credentials_in(&reply.body)
+}
+
+fn credentials_in(message: &Value) -> (String, String) {
+    let servers = message["ice_servers"].as_array().expect("a list");
     let turn = servers.iter().find(|server| server["username"].is_string());
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
     let turn = turn.expect("TURN");
@@ -120,4 +125,162 @@ fn a_pair_reaches_itself_and_nobody_else() {
         let mut crossed = of(&server, &crossed);
         assert_eq!(crossed.allocate().error(), Some(401));
     }
+}
+
+/// Waits as an initiator; what it was told, and its connection.
+fn waiting(server: &Server, key: &str) -> (Socket, (String, String)) {
+    let mut socket = Socket::open(server.signaling());
+    socket.join(initiator(key));
+    let told = socket.expect("waiting");
+    let told = credentials_in(&told);
+    (socket, told)
+}
+
+fn from(server: &Server, local: &str, credentials: &(String, String)) -> Client {
+    let wire = Wire::udp_from(ip(local), server.udp()).expect("a socket");
+    Client::new(wire, (&credentials.0, &credentials.1))
+}
+
+fn metric(server: &Server, line: &str) -> Option<u64> {
+    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut stream = connect(server.ops());
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    let value = text.lines().find_map(|found| found.strip_prefix(line));
+    value.and_then(|value| value.trim().parse().ok())
+}
+
+fn until(server: &Server, line: &str, value: u64) {
+    let limit = Duration::from_secs(20);
+    let reached = support::wait_until(limit, || metric(server, line) == Some(value));
+    assert!(reached, "{line}{:?}, not {value}", metric(server, line));
+}
+
+/// A server with 40 relay ports in each family, of which pairs may have 30.
+fn small(data_path: &'static str) -> Server {
+    Server::with_ports(|ports| Config {
+        relay_ports: Some((ports.relay().0, ports.relay().0 + 39)),
+        signaling: Some("joins_per_minute = 0".to_owned()),
+        ops: true,
+        tls: false,
+        environment: vec![("TURNSERVER_DATA_PATH", data_path)],
+        ..Config::default()
+    })
+}
+
+/// Some users that the configuration names.
+fn users(server: &Server) -> Vec<Client> {
+    let mut users: Vec<Client> = (0..5).map(|_| client(server, USER)).collect();
+    for user in &mut users {
+        user.allocated();
+    }
+    users
+}
+
+const WAITING: &str = "turnserver_signaling_waiting ";
+const IN_USE: &str = "turnserver_relay_ports_in_use ";
+const OF_PAIRS: &str = "turnserver_signaling_relay_ports ";
+
+#[test]
+fn who_only_said_that_it_waits_gets_nothing_of_the_relay() {
+    let server = small("auto");
+    // Random ids, connections that are closed at once, and all that the credentials are good for.
+    let gone: Vec<_> = (0..60)
+        .map(|n| waiting(&server, &format!("stranger {n}")).1)
+        .collect();
+    until(&server, WAITING, 0);
+    for credentials in &gone {
+        for _ in 0..4 {
+            assert_eq!(of(&server, credentials).allocate().error(), Some(403));
+        }
+    }
+    let mut other = Socket::open(server.signaling());
+    let (username, credential) = &gone[0];
+    other.say(&json!({"type": "renew", "username": username, "credential": credential}));
+    other.expect_error("no_session");
+    assert_eq!(metric(&server, IN_USE), Some(0));
+    users(&server);
+}
+
+#[test]
+fn those_who_wait_never_take_what_others_need() {
+    for data_path in ["auto", "mmsg"] {
+        let server = small(data_path);
+        let strangers: Vec<_> = (0..60)
+            .map(|n| waiting(&server, &format!("stranger {n}")))
+            .collect();
+        let mut codes = Vec::new();
+        for (n, (_, credentials)) in strangers.iter().enumerate() {
+            let mut first = from(&server, &format!("127.0.1.{}", n / 20), credentials);
+            codes.push(first.allocate().error());
+            if codes[n].is_none() {
+                let mut second = of(&server, credentials);
+                assert_eq!(second.allocate().error(), Some(486), "one of a family");
+            }
+        }
+        let count = |code| codes.iter().filter(|found| **found == code).count();
+        // Half of what pairs may have to one source, half to the next, nothing to anybody else.
+        assert_eq!(
+            (count(None), count(Some(486)), count(Some(508))),
+            (30, 10, 20)
+        );
+        assert_eq!(metric(&server, OF_PAIRS), Some(30));
+        let users = users(&server);
+        assert_eq!(metric(&server, IN_USE), Some(35));
+        // They go, and so does what they had, long before it would have expired.
+        drop(strangers);
+        until(&server, IN_USE, 5);
+        assert_eq!(metric(&server, OF_PAIRS), Some(0));
+        server.wait_for_log("\"unpaired\"");
+        drop(users);
+    }
+}
+
+#[test]
+fn what_was_allocated_while_waiting_lives_on_in_the_pair() {
+    for data_path in ["auto", "mmsg"] {
+        let server = small(data_path);
+        let (mut one, waits) = waiting(&server, "key");
+        let mut a = of(&server, &waits);
+        let ra = a.allocated();
+        let any_port = SocketAddr::new(ra.ip(), 0);
+        assert!(a.permit(any_port).is_success());
+        let mut two = Socket::open(server.signaling());
+        two.join(receiver("key"));
+        let for_b = credentials_in(&two.expect("paired"));
+        let for_a = credentials_in(&one.expect("paired"));
+        // Also when both leave the pairing server at once.
+        drop((one, two));
+        let mut b = of(&server, &for_b);
+        let rb = b.allocated();
+        assert!(b.permit(ra).is_success());
+        assert!(arrives(&mut b, ra, &mut a, b"early"));
+        let mut a = Client::new(a.wire, (&for_a.0, &for_a.1));
+        a.wire.set_timeout(Duration::from_secs(5));
+        assert!(a.refresh(600).is_success());
+        assert!(a.permit(rb).is_success());
+        assert!(arrives(&mut a, rb, &mut b, b"late"));
+        assert_eq!(metric(&server, OF_PAIRS), Some(2));
+    }
+}
+
+/// Whom the server saw is part of what the credentials say: renewed ones know it, also of a
+/// server that was started again.
+#[test]
+fn the_addresses_of_a_pair_outlive_its_session_and_a_restart() {
+    let mut server = small("auto");
+    let [for_a, _] = pair(&server, "key", ["127.0.0.2", "127.0.0.3"]);
+    server.kill();
+    server.start_again();
+    server.wait_until_it_answers();
+    let mut any = Socket::open(server.signaling());
+    any.say(&json!({"type": "renew", "username": for_a.0, "credential": for_a.1}));
+    let renewed = credentials_in(&any.expect("renewed"));
+    let mut a = of(&server, &renewed);
+    a.allocated();
+    let [peer, stranger] = ["127.0.0.3", "127.0.0.9"].map(|host| Echo::start(ip(host)));
+    assert!(a.permit(peer.address).is_success());
+    assert!(a.echoes(peer.address, b"direct"));
+    assert_eq!(a.permit(stranger.address).error(), Some(403));
 }

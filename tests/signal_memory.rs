@@ -92,7 +92,7 @@ fn raw_socket(server: SocketAddr, join: &str) -> TcpStream {
 fn a_hundred_thousand_that_wait_and_a_connection_take_little_heap() {
     const IDS: usize = 100_000;
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let room = Room::new(RoomLimits::default(), [7; 32], Box::new(|_: &_, _| ()));
+    let room = Room::new(RoomLimits::default(), [7; 32], Box::new(|_: &_| ()));
     let before = LIVE.load(Relaxed);
     let seats: Vec<Seat<Nobody, ()>> = (0..IDS)
         .map(|n| {

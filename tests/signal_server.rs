@@ -93,7 +93,7 @@ fn the_answer_has_all_that_the_relay_needs() {
         let secure = format!("turns:127.0.0.1:{}?transport=tcp", server.ports.tls());
         assert!(urls.contains(&secure), "{urls:?}");
         assert!(
-            username.ends_with(&format!(":pair:{session}:{side}")),
+            username.contains(&format!(":pair:{session}:{side}:")),
             "{username}"
         );
         let allocate = |password: &str| {
@@ -109,7 +109,7 @@ fn the_answer_has_all_that_the_relay_needs() {
     assert!(support::stun::binding_udp(server.signaling(), PATIENCE).is_some());
     let allocated = probe::allocate(server.signaling(), Transport::Udp, "u", "p", PATIENCE);
     assert!(allocated.is_err(), "Bindings and nothing else");
-    assert_eq!(for_a["ttl_s"], 43_200);
+    assert_eq!(for_a["ttl_s"], 3600);
 }
 
 /// Asks for fresh credentials, over a connection like any other.
@@ -135,7 +135,7 @@ fn credentials_are_renewed_for_who_shows_valid_ones() {
         (&renewed["type"], &renewed["session"]),
         (&json!("renewed"), session)
     );
-    assert_eq!(renewed["ttl_s"], 43_200);
+    assert_eq!(renewed["ttl_s"], 3600);
     allocate(turn(&renewed)).expect("an allocation");
     drop(b);
     let mut other = Socket::open(server.signaling());
@@ -151,11 +151,13 @@ fn credentials_are_renewed_for_who_shows_valid_ones() {
         "renewed"
     );
     // Not what is wrong, expired or no pair's.
-    let expired = format!("1:pair:{}:r", session.as_str().expect("text"));
+    let (_, rest) = second_b.split_once(':').expect("an expiry");
+    let expired = format!("1:{rest}");
+    assert!(rest.contains(session.as_str().expect("text")));
     let (name, password) = support::USER;
     for (username, credential) in [
         (&*first_b, &*password_a),
-        (&*second_b, &*password_b),
+        (&*first_a, &*password_b),
         (&*expired, &*password_b),
         (name, password),
         ("", ""),
@@ -322,6 +324,42 @@ fn a_drain_sends_those_who_wait_away_and_lets_sessions_go_on() {
     b.wait_for_end();
 }
 
+#[test]
+fn all_who_wait_hear_that_the_server_goes_away() {
+    const HOSTS: usize = 1000;
+    let mut server = start("joins_per_minute = 0");
+    let join = with(initiator("host"), json!({"host": true}));
+    let mut hosts: Vec<Socket> = (0..HOSTS)
+        .map(|n| {
+            let mut host = Socket::open(server.signaling());
+            host.join(with(
+                join.clone(),
+                json!({"access_key": format!("host {n}")}),
+            ));
+            host.expect("waiting");
+            host
+        })
+        .collect();
+    let polls: Vec<TcpStream> = (0..100)
+        .map(|n| {
+            let wait = initiator(&format!("poll {n}")).to_string();
+            post(connect(server.signaling()), &wait)
+        })
+        .collect();
+    until(|| metric(&server, "turnserver_signaling_waiting ") == Some(HOSTS as u64 + 100));
+    // Nothing is allocated, so that the drain is over at once.
+    server.signal("TERM");
+    for host in &mut hosts {
+        host.expect_error("going_away");
+        host.wait_for_close(1001);
+    }
+    for poll in polls {
+        assert_eq!(reply(poll).body["code"], "going_away");
+    }
+    let ended = server.wait_for_end(PATIENCE);
+    assert!(ended.is_some_and(|status| status.success()));
+}
+
 fn allocated(mut client: support::stun::Client) -> support::stun::Client {
     let allocated = client.allocate();
     assert!(allocated.is_success(), "{allocated:?}");
@@ -419,9 +457,10 @@ fn without_users_and_secrets_only_pairs_allocate() {
         probe::allocate(server.udp(), Transport::Udp, &username, &password, PATIENCE)
             .expect("an allocation");
     }
-    let session = for_a["session"].as_str().expect("text");
-    let expired = format!("1:pair:{session}:i");
-    let unborn = "4000000000:pair:AAECAwQFBgcICQoLDA0ODw:i";
+    let (_, name, _) = turn(&for_a);
+    let (_, rest) = name.split_once(':').expect("an expiry");
+    let expired = format!("1:{rest}");
+    let unborn = "4000000000:pair:AAECAwQFBgcICQoLDA0ODw:i:wait";
     for name in ["", "user-1", "4000000000:user-1", &expired, unborn] {
         for password in ["", "pass-1"] {
             let refused = probe::allocate(server.udp(), Transport::Udp, name, password, PATIENCE);

@@ -1,14 +1,16 @@
 //! Credentials that are bound to a pair of devices, which the pairing endpoint hands out: user
-//! names `EXPIRY:pair:SESSION:i` (initiator) and `EXPIRY:pair:SESSION:r` (receiver), SESSION
-//! being the 16 bytes of the session in base64url. The password is made as for other
-//! time-limited credentials, with HMAC-SHA1, from a secret of its own, so that nobody who may
-//! mint one kind can mint the other.
+//! names `EXPIRY:pair:SESSION:i:BORN:INITIATOR:RECEIVER`, with `r` in place of `i` for the
+//! receiver. SESSION is the 16 bytes of the session, BORN the Unix time when it began, INITIATOR
+//! and RECEIVER the IP addresses from which the server saw the two; bytes are in base64url. The
+//! password is made as for other time-limited credentials, with HMAC-SHA1, from a secret of its
+//! own, so that nobody who may mint one kind can mint the other, or change anything in a name.
 //!
-//! Whoever has valid ones can have them renewed, up to the age that a pair may have. Nothing is
-//! remembered for that: a renewed name has the Unix time of the pair's first credentials behind
-//! it, `EXPIRY:pair:SESSION:i:BORN`.
+//! Whoever has valid ones can have them renewed, up to the age that a pair may have: all but the
+//! EXPIRY stays. Nothing is remembered for that. An initiator that still waits has
+//! `EXPIRY:pair:SESSION:i:wait`, which is not renewed.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine as _;
@@ -20,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::rest::seconds;
 use crate::proto::credentials::Identity;
-use crate::proto::pairs::PairId;
+use crate::proto::pairs::{PairId, PairScope};
 use crate::wire::{Key, PasswordAlgorithm, rest_password};
 
 /// Keeps what is derived here apart from all else that a shared secret is used for.
@@ -79,7 +81,7 @@ impl PairSecrets {
                     user_id: name.user.into(),
                     key: Arc::new(key),
                     expires: Some(name.expiry),
-                    pair: Some(PairId::of_session(&name.session)),
+                    pair: Some(Arc::new(name.scope())),
                 });
             }
         }
@@ -93,40 +95,90 @@ pub(super) struct PairName<'a> {
     text: &'a str,
     /// Unix time in seconds.
     expiry: u64,
-    /// What quotas count: all between the two times.
+    /// All behind the expiry.
+    rest: &'a str,
+    /// What quotas count: a side of a session.
     user: &'a str,
     session: [u8; 16],
     initiator: bool,
-    /// Of a renewed one: Unix time in seconds.
-    born: Option<u64>,
+    /// Of one that is paired.
+    paired: Option<Paired>,
 }
 
+/// What the name of one that is paired says besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Paired {
+    /// Unix time in seconds.
+    born: u64,
+    sides: [IpAddr; 2],
+}
+
+/// What is behind the side in the name of one that waits.
+const WAITS: &str = "wait";
+
 impl<'a> PairName<'a> {
-    /// Reads the one form there is, renewed or not; anything else is no name of a pair.
+    /// Reads the two forms that there are; anything else is no name of a pair.
     pub(super) fn parse(name: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(name).ok()?;
-        let (expiry, user) = text.split_once(':')?;
-        let (session, rest) = user.strip_prefix("pair:")?.split_once(':')?;
-        let (side, born) = match rest.split_once(':') {
-            Some((side, born)) => (side, Some(born)),
-            None => (rest, None),
-        };
+        let (expiry, rest) = text.split_once(':')?;
+        let (session, behind) = rest.strip_prefix("pair:")?.split_once(':')?;
+        let (side, behind) = behind.split_once(':')?;
         let initiator = match side {
             "i" => true,
             "r" => false,
             _ => return None,
         };
+        let paired = match behind {
+            WAITS if initiator => None,
+            _ => Some(Paired::parse(behind)?),
+        };
         Some(Self {
             text,
             expiry: seconds(expiry)?,
-            user: &user[..user.len() - born.map_or(0, |born| born.len() + 1)],
+            rest,
+            user: &rest[..rest.len() - behind.len() - 1],
             session: URL_SAFE_NO_PAD.decode(session).ok()?.try_into().ok()?,
             initiator,
-            born: match born {
-                Some(born) => Some(seconds(born)?),
-                None => None,
-            },
+            paired,
         })
+    }
+
+    fn scope(&self) -> PairScope {
+        let pair = PairId::of_session(&self.session);
+        match self.paired {
+            Some(Paired { sides, .. }) => PairScope::paired(pair, sides),
+            None => PairScope::waiting(pair),
+        }
+    }
+}
+
+impl Paired {
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':');
+        let born = seconds(parts.next()?)?;
+        let sides = [parts.next()?, parts.next()?];
+        let [Some(initiator), Some(receiver)] = sides.map(read_address) else {
+            return None;
+        };
+        parts.next().is_none().then_some(Self {
+            born,
+            sides: [initiator, receiver],
+        })
+    }
+}
+
+fn read_address(text: &str) -> Option<IpAddr> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    if let Ok(v4) = <[u8; 4]>::try_from(&*bytes) {
+        return Some(v4.into());
+    }
+    Some(<[u8; 16]>::try_from(&*bytes).ok()?.into())
+}
+
+fn written(ip: IpAddr) -> String {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => URL_SAFE_NO_PAD.encode(ip.octets()),
+        IpAddr::V6(ip) => URL_SAFE_NO_PAD.encode(ip.octets()),
     }
 }
 
@@ -186,8 +238,8 @@ impl PairMint {
     }
 
     /// Makes new credentials for the side of a pair whose valid ones are shown, good for `ttl_s`
-    /// seconds from `unix_now`, but not beyond `lifetime_s` seconds after its first ones were
-    /// made. `None` when they are not valid (any more), or that time is up.
+    /// seconds from `unix_now`, but not beyond `lifetime_s` seconds after it was paired. `None`
+    /// when they are not valid (any more), are those of one that waits, or that time is up.
     pub fn renew(
         &self,
         unix_now: u64,
@@ -206,13 +258,12 @@ impl PairMint {
             return None;
         }
         drop(secrets);
-        let born = name.born.unwrap_or(name.expiry.saturating_sub(ttl_s));
-        let end = born.saturating_add(lifetime_s);
+        let end = name.paired?.born.saturating_add(lifetime_s);
         let expiry = unix_now.saturating_add(ttl_s).min(end);
         if expiry <= unix_now {
             return None;
         }
-        let username = format!("{expiry}:{}:{born}", name.user);
+        let username = format!("{expiry}:{}", name.rest);
         Some(Renewed {
             session: name.session,
             initiator: name.initiator,
@@ -222,21 +273,34 @@ impl PairMint {
         })
     }
 
+    /// A user name and password of an initiator that waits for the other side of a session, valid
+    /// for `ttl_s` seconds from the Unix time `unix_now`.
+    pub fn waiting(&self, unix_now: u64, ttl_s: u64, session: &[u8; 16]) -> (String, String) {
+        let expiry = unix_now.saturating_add(ttl_s);
+        let session = URL_SAFE_NO_PAD.encode(session);
+        self.with_password(format!("{expiry}:pair:{session}:i:{WAITS}"))
+    }
+
     /// A user name and password of one side of a session, valid for `ttl_s` seconds from the
-    /// Unix time `unix_now`.
+    /// Unix time `unix_now`. `sides`: from where the initiator and the receiver were seen.
     pub fn mint(
         &self,
         unix_now: u64,
         ttl_s: u64,
         session: &[u8; 16],
         initiator: bool,
+        sides: [IpAddr; 2],
     ) -> (String, String) {
-        let username = format!(
-            "{}:pair:{}:{}",
-            unix_now.saturating_add(ttl_s),
-            URL_SAFE_NO_PAD.encode(session),
-            if initiator { 'i' } else { 'r' }
-        );
+        let expiry = unix_now.saturating_add(ttl_s);
+        let session = URL_SAFE_NO_PAD.encode(session);
+        let side = if initiator { 'i' } else { 'r' };
+        let [one, two] = sides.map(written);
+        self.with_password(format!(
+            "{expiry}:pair:{session}:{side}:{unix_now}:{one}:{two}"
+        ))
+    }
+
+    fn with_password(&self, username: String) -> (String, String) {
         let password = self.password(&username);
         (username, password)
     }
@@ -246,32 +310,48 @@ impl PairMint {
 mod tests {
     use super::*;
 
+    const SIDES: [IpAddr; 2] = [
+        IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+        IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
+    ];
+
     #[test]
-    fn there_is_one_form_of_a_name() {
+    fn there_are_two_forms_of_a_name() {
         let session = URL_SAFE_NO_PAD.encode([7; 16]);
-        let name = format!("1700000000:pair:{session}:i");
+        let sides = format!("{}:{}", written(SIDES[0]), written(SIDES[1]));
+        let name = format!("1700000000:pair:{session}:r:1600000000:{sides}");
         let parsed = PairName::parse(name.as_bytes()).expect("a pair's name");
         assert_eq!((parsed.expiry, parsed.session), (1_700_000_000, [7; 16]));
-        assert_eq!(parsed.user, format!("pair:{session}:i"));
-        let renewed = format!("1700000000:pair:{session}:r:1600000000");
-        let parsed = PairName::parse(renewed.as_bytes()).expect("a pair's name");
-        assert_eq!(
-            (parsed.born, parsed.initiator),
-            (Some(1_600_000_000), false)
-        );
         assert_eq!(parsed.user, format!("pair:{session}:r"));
+        let paired = parsed.paired.expect("it is paired");
+        assert_eq!((paired.born, paired.sides), (1_600_000_000, SIDES));
+        assert!(!parsed.initiator && !parsed.scope().is_waiting());
+        assert!(parsed.scope().allows(SIDES[1]));
+        let waits = format!("1700000000:pair:{session}:i:wait");
+        let parsed = PairName::parse(waits.as_bytes()).expect("a pair's name");
+        assert!(parsed.initiator && parsed.scope().is_waiting());
+        assert_eq!(parsed.user, format!("pair:{session}:i"));
         for other in [
-            format!("pair:{session}:i:1700000000"),
-            format!("{renewed}:1"),
-            format!("1700000000:pair:{session}:r:"),
-            format!("1700000000:pair:{session}:r:x"),
-            format!("1700000000:pair:{session}:x"),
-            format!("1700000000:pair:{session}:ir"),
+            format!("pair:{session}:i:1700000000:{sides}"),
+            format!("1700000000:pair:{session}:r:wait"),
+            format!("{waits}:1"),
+            format!("{waits}s"),
+            format!("{name}:1"),
+            format!("1700000000:pair:{session}:r:{sides}"),
+            format!("1700000000:pair:{session}:r:x:{sides}"),
+            format!(
+                "1700000000:pair:{session}:r:1600000000:{}",
+                written(SIDES[0])
+            ),
+            format!("1700000000:pair:{session}:r:1600000000:AAAA:AAAA"),
+            format!("1700000000:pair:{session}:x:1600000000:{sides}"),
+            format!("1700000000:pair:{session}:ir:1600000000:{sides}"),
+            format!("1700000000:pair:{session}:r"),
             format!("1700000000:pair:{session}"),
-            format!("1700000000:pair:{session}A:r"),
-            format!("1700000000:pair:{}:r", &session[1..]),
-            format!("+1700000000:pair:{session}:r"),
-            format!("1700000000:Pair:{session}:r"),
+            format!("1700000000:pair:{session}A:i:wait"),
+            format!("1700000000:pair:{}:i:wait", &session[1..]),
+            format!("+{waits}"),
+            format!("1700000000:Pair:{session}:i:wait"),
             "1700000000:alice".into(),
         ] {
             assert_eq!(PairName::parse(other.as_bytes()), None, "{other}");
@@ -288,33 +368,36 @@ mod tests {
         let renew = |now, (name, password): &(String, String)| {
             mint.renew(now, 60, 200, (name.as_str(), password.as_str()))
         };
-        let mut shown = old.mint(T, 60, &session, true);
+        let rest = |name: &str| name.split_once(':').map(|named| named.1.to_owned());
+        let mut shown = old.mint(T, 60, &session, true, SIDES);
         for (now, ttl_s) in [(T + 50, 60), (T + 100, 60), (T + 150, 50), (T + 199, 1)] {
             let renewed = renew(now, &shown).expect("valid ones were shown");
             assert_eq!(renewed.ttl_s, ttl_s);
             assert_eq!((renewed.session, renewed.initiator), (session, true));
-            assert_eq!(renewed.username.split(':').next_back(), Some("1700000000"));
-            let user = |name: &str| name.split_once(':').map(|named| named.1[..29].to_owned());
-            assert_eq!(
-                user(&renewed.username),
-                user(&shown.0),
-                "one user for quotas"
-            );
+            assert!(renewed.username.contains(":1700000000:"));
+            assert_eq!(rest(&renewed.username), rest(&shown.0), "the same scope");
             shown = (renewed.username, renewed.password);
         }
         assert_eq!(renew(T + 200, &shown), None, "expired, and too old");
 
-        let valid = mint.mint(T, 60, &session, false);
+        let valid = mint.mint(T, 60, &session, false, SIDES);
         assert!(renew(T + 59, &valid).is_some());
         assert_eq!(renew(T + 60, &valid), None, "expired");
         assert_eq!(renew(T, &(valid.0.clone(), "wrong".into())), None);
-        let forged = valid.0.replace(":r", ":i");
-        assert_eq!(renew(T, &(forged, valid.1.clone())), None);
-        let younger = format!("{}:{}", valid.0, T + 1000);
-        assert_eq!(renew(T, &(younger, valid.1)), None, "the age is signed");
+        for (what, other) in [
+            (":r:", ":i:".to_owned()),
+            (":1700000000:", format!(":{}:", T + 1000)),
+            (&*written(SIDES[0]), written([192, 0, 2, 9].into())),
+        ] {
+            let forged = valid.0.replace(what, &other);
+            assert_ne!(forged, valid.0);
+            assert_eq!(renew(T, &(forged, valid.1.clone())), None, "all is signed");
+        }
         let other = PairMint::new(&PairSecrets::new([&b"x"[..]], &[0; 32]));
-        assert_eq!(renew(T, &other.mint(T, 60, &session, true)), None);
+        assert_eq!(renew(T, &other.mint(T, 60, &session, true, SIDES)), None);
         assert_eq!(renew(T, &("1800000000:alice".into(), String::new())), None);
+        let waits = mint.waiting(T, 60, &session);
+        assert_eq!(renew(T, &waits), None, "it is not paired yet");
     }
 
     #[test]
@@ -324,13 +407,13 @@ mod tests {
         assert_eq!(secrets.0.len(), 2);
         assert_ne!(*secrets.0[0], *secrets.0[1]);
         let mint = PairMint::new(&secrets);
-        let (name, password) = mint.mint(1_700_000_000, 60, &[7; 16], false);
-        assert!(name.starts_with("1700000060:pair:") && name.ends_with(":r"));
+        let (name, password) = mint.waiting(1_700_000_000, 60, &[7; 16]);
+        assert!(name.starts_with("1700000060:pair:") && name.ends_with(":i:wait"));
         assert_ne!(password, rest_password(b"north", name.as_bytes(), false));
         let random = PairSecrets::new([], &[9; 32]);
         assert_eq!(*random.0[0], [9; 32]);
         mint.replace(&random);
-        let (_, other) = mint.mint(1_700_000_000, 60, &[7; 16], false);
+        let (_, other) = mint.waiting(1_700_000_000, 60, &[7; 16]);
         assert_ne!(password, other);
         assert!(!format!("{mint:?} {random:?}").contains('9'));
     }

@@ -190,7 +190,7 @@ pub(super) fn entries(settings: &Settings) -> Vec<Entry> {
     all
 }
 
-fn pairing(signaling: &Signaling) -> [Entry; 12] {
+fn pairing(signaling: &Signaling) -> [Entry; 15] {
     let path = |part: fn(&Certificate) -> &Path| {
         let certificate = signaling.certificate.as_ref();
         certificate.map_or_else(String::new, |used| quote(&part(used).to_string_lossy()))
@@ -208,6 +208,15 @@ fn pairing(signaling: &Signaling) -> [Entry; 12] {
         ),
         Entry::open("signaling.credential_ttl", signaling.credential_ttl),
         Entry::open("signaling.pair_lifetime", signaling.pair_lifetime),
+        Entry::open("signaling.relay_share", signaling.relay_share),
+        Entry::open(
+            "signaling.allocations_per_source",
+            signaling.allocations_per_source,
+        ),
+        Entry::open(
+            "signaling.bandwidth_per_allocation",
+            signaling.bandwidth_per_allocation,
+        ),
         Entry::open("signaling.stunturn", signaling.stunturn),
         Entry::open("signaling.fractal", list(&signaling.fractal)),
         Entry::open("signaling.fractal_first", list(&signaling.fractal_first)),

@@ -86,6 +86,19 @@ pub(super) fn signaling(
         pair_lifetime: section
             .number("pair_lifetime", 1..=31_536_000)
             .map_or(default.pair_lifetime, |found| found.value),
+        relay_share: section
+            .number("relay_share", 1..=100)
+            .and_then(|found| u8::try_from(found.value).ok())
+            .unwrap_or(default.relay_share),
+        allocations_per_source: number(
+            "allocations_per_source",
+            0,
+            u32::MAX,
+            default.allocations_per_source,
+        ),
+        bandwidth_per_allocation: section
+            .number("bandwidth_per_allocation", 0..=1_000_000_000_000)
+            .map_or(default.bandwidth_per_allocation, |found| found.value),
         stunturn: section.flag("stunturn").unwrap_or(default.stunturn),
         fractal: ipv4_only(&fractal, problems),
         fractal_first: ipv4_only(&fractal_first, problems),

@@ -23,13 +23,16 @@ use super::shard::Shard;
 use super::streams::Streams;
 use super::uring::{self, Uring};
 use super::{AuditSink, DataPath, Limits, Service, Serving, StreamLimits, sys};
+use crate::proto::pairs::PairId;
 use crate::proto::ports::RelayAddresses;
-use crate::proto::{Policy, Relay};
+use crate::proto::{Flow, Policy, Relay};
 
 /// What a shard is told.
 pub(super) enum Command {
     SetPolicy(Arc<Policy>),
     Drain(Vec<SocketAddr>),
+    /// A wait of this pair ended without the other side; it had an allocation on this flow.
+    WaitOver(PairId, Flow),
     /// Close a connection, which had to make room for another shard's.
     Close(u64),
     Stop,
@@ -274,6 +277,11 @@ impl Shards {
         self.post(|| Command::Drain(alternates.to_vec()));
     }
 
+    /// For others that tell the shards something.
+    pub fn steering(&self) -> Steering {
+        Steering(Arc::clone(&self.mailboxes))
+    }
+
     /// Number of allocations, as of each shard's last turn.
     pub fn allocations(&self) -> usize {
         let all = self.mailboxes.iter();
@@ -288,6 +296,25 @@ impl Shards {
     fn post(&self, command: impl Fn() -> Command) {
         for mailbox in self.mailboxes.iter() {
             mailbox.post(command());
+        }
+    }
+}
+
+/// Tells shards what happened elsewhere, as long as they run. The default one tells nobody.
+#[derive(Clone)]
+pub struct Steering(Arc<[Mailbox]>);
+
+impl Default for Steering {
+    fn default() -> Self {
+        Self(Arc::new([]))
+    }
+}
+
+impl Steering {
+    /// See [`Relay::wait_over`]. Whichever shard has the flow acts on it.
+    pub fn wait_over(&self, pair: PairId, flow: Flow) {
+        for mailbox in self.0.iter() {
+            mailbox.post(Command::WaitOver(pair, flow));
         }
     }
 }

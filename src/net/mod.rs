@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use bind::{BindError, BindProblem, Bound, bind, bind_patiently};
-pub use control::Shards;
+pub use control::{Shards, Steering};
 pub use data_path::{DataPath, Serving, Unavailable};
 pub use patience::Patience;
 

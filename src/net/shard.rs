@@ -394,6 +394,7 @@ impl<P: DataPlane> Shard<P> {
             match command {
                 Command::SetPolicy(policy) => self.relay.set_policy(policy),
                 Command::Drain(alternates) => self.relay.drain(alternates),
+                Command::WaitOver(pair, flow) => self.relay.wait_over(self.now, pair, &flow),
                 Command::Close(link) => self.close(link),
                 Command::Stop => return ControlFlow::Break(()),
             }

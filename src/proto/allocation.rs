@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::audit::Traffic;
 use super::bucket::TokenBucket;
-use super::pairs::PairId;
+use super::pairs::{PairId, PairScope};
 use super::peers::Peers;
+use super::places::Held;
 use super::quota::QuotaGuard;
 use super::types::{Family, Flow, Mono, OpenError, OpenedRelay, ReservationToken};
 use crate::wire::{ErrorCode, Integrity, Key, PasswordAlgorithm, TransactionId};
@@ -63,13 +64,31 @@ pub(crate) struct Bandwidth {
 
 impl Bandwidth {
     /// `None` when the rate is 0: no limit.
-    pub(crate) fn new(bytes_per_second: u64) -> Option<Box<Self>> {
+    fn new(bytes_per_second: u64) -> Option<Self> {
         // A second's worth may come at once, and never less than one datagram.
         let burst = bytes_per_second.max(65_536);
-        (bytes_per_second > 0).then(|| {
+        (bytes_per_second > 0).then(|| Self {
+            up: TokenBucket::new(bytes_per_second, burst),
+            down: TokenBucket::new(bytes_per_second, burst),
+        })
+    }
+}
+
+/// What only allocations have that are limited more than others.
+pub(crate) struct Limited {
+    bandwidth: Option<Bandwidth>,
+    /// Of one of a pair, freed with the allocation.
+    _place: Option<Held>,
+}
+
+impl Limited {
+    /// `None` when there is nothing to keep, as for most. A rate of 0 is no limit.
+    pub(crate) fn new(bytes_per_second: u64, place: Option<Held>) -> Option<Box<Self>> {
+        let bandwidth = Bandwidth::new(bytes_per_second);
+        (bandwidth.is_some() || place.is_some()).then(|| {
             Box::new(Self {
-                up: TokenBucket::new(bytes_per_second, burst),
-                down: TokenBucket::new(bytes_per_second, burst),
+                bandwidth,
+                _place: place,
             })
         })
     }
@@ -93,14 +112,25 @@ pub(crate) struct Owner {
     pub(crate) username: Arc<str>,
     pub(crate) user_id: Arc<str>,
     /// Whom its allocations may talk to; `None`: whomever the gate lets them.
-    pub(crate) pair: Option<PairId>,
+    pub(crate) pair: Option<Arc<PairScope>>,
 }
 
 impl Owner {
     /// Whether both are the same side of one pair: its credentials can be renewed, and a renewed
     /// name is another one.
     pub(crate) fn is_side_of(&self, other: &Self) -> bool {
-        self.pair.is_some() && (self.pair, &self.user_id) == (other.pair, &other.user_id)
+        let pair = self.pair();
+        pair.is_some() && (pair, &self.user_id) == (other.pair(), &other.user_id)
+    }
+
+    pub(crate) fn pair(&self) -> Option<PairId> {
+        self.pair.as_ref().map(|scope| scope.pair)
+    }
+
+    /// Whether it waits for the other side of this pair.
+    pub(crate) fn waits_as(&self, pair: PairId) -> bool {
+        let mut scope = self.pair.iter();
+        scope.any(|scope| scope.pair == pair && scope.is_waiting())
     }
 }
 
@@ -109,7 +139,7 @@ pub(crate) struct Allocation {
     pub(crate) flow: Flow,
     pub(crate) halves: [Option<Half>; 2],
     pub(crate) peers: Peers,
-    pub(crate) bandwidth: Option<Box<Bandwidth>>,
+    pub(crate) limited: Option<Box<Limited>>,
     pub(crate) traffic: Traffic,
     /// When the timer that stands for this allocation is due.
     pub(crate) armed: Mono,
@@ -159,9 +189,18 @@ impl Allocation {
             .collect()
     }
 
+    /// Has another bandwidth from now on, in bytes a second; 0: no limit.
+    pub(crate) fn set_bandwidth(&mut self, bytes_per_second: u64) {
+        match &mut self.limited {
+            Some(limited) => limited.bandwidth = Bandwidth::new(bytes_per_second),
+            None => self.limited = Limited::new(bytes_per_second, None),
+        }
+    }
+
     /// Takes bytes from the client; false when they are over the bandwidth.
     pub(crate) fn count_up(&mut self, now: Mono, bytes: usize) -> bool {
-        if let Some(bandwidth) = &mut self.bandwidth
+        if let Some(limited) = &mut self.limited
+            && let Some(bandwidth) = &mut limited.bandwidth
             && !bandwidth.up.take(now, bytes)
         {
             self.traffic.dropped += 1;
@@ -174,7 +213,8 @@ impl Allocation {
 
     /// Takes bytes from a peer; false when they are over the bandwidth.
     pub(crate) fn count_down(&mut self, now: Mono, bytes: usize) -> bool {
-        if let Some(bandwidth) = &mut self.bandwidth
+        if let Some(limited) = &mut self.limited
+            && let Some(bandwidth) = &mut limited.bandwidth
             && !bandwidth.down.take(now, bytes)
         {
             self.traffic.dropped += 1;
@@ -202,6 +242,7 @@ pub(crate) struct Pending {
     pub(crate) origin: Origin,
     pub(crate) openings: [Option<Opening>; 2],
     pub(crate) quota: QuotaGuard,
+    pub(crate) place: Option<Held>,
     /// Held along with an EVEN-PORT R=1 request, so that churning reservations cannot take more
     /// ports than the quota has.
     pub(crate) reserved_quota: Option<QuotaGuard>,
@@ -220,6 +261,13 @@ impl Entry {
         match self {
             Self::Pending(pending) => &pending.flow,
             Self::Live(allocation) => &allocation.flow,
+        }
+    }
+
+    pub(crate) fn owner(&self) -> &Owner {
+        match self {
+            Self::Pending(pending) => &pending.owner,
+            Self::Live(allocation) => &allocation.owner,
         }
     }
 }

@@ -16,6 +16,8 @@ pub enum EndReason {
     Disconnected,
     /// The server shut down.
     Shutdown,
+    /// Nobody came to be paired with.
+    Unpaired,
 }
 
 impl EndReason {
@@ -26,6 +28,7 @@ impl EndReason {
             Self::Expired => "expired",
             Self::Disconnected => "disconnected",
             Self::Shutdown => "shutdown",
+            Self::Unpaired => "unpaired",
         }
     }
 }

@@ -12,11 +12,12 @@ use super::audit::{EndReason, Traffic};
 use super::types::DropReason;
 
 /// Why an allocation can end, in the order of their discriminants.
-pub const END_REASONS: [EndReason; 4] = [
+pub const END_REASONS: [EndReason; 5] = [
     EndReason::Deleted,
     EndReason::Expired,
     EndReason::Disconnected,
     EndReason::Shutdown,
+    EndReason::Unpaired,
 ];
 
 /// The error codes that have a counter of their own; all others share the last slot, which

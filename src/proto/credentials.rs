@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pairs::PairId;
+use super::pairs::PairScope;
 use crate::wire::{Key, PasswordAlgorithm};
 
 /// How a request names its user.
@@ -27,7 +27,7 @@ pub struct Identity {
     pub expires: Option<u64>,
     /// The pair that the credential is bound to: its allocations talk to nobody else
     /// ([`pairs`](super::pairs)).
-    pub pair: Option<PairId>,
+    pub pair: Option<Arc<PairScope>>,
 }
 
 /// Looks users up. Implementations are immutable snapshots: a reload makes a new one.

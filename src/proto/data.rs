@@ -22,7 +22,7 @@ const fn max_datagram(v4: bool) -> usize {
 
 /// Whether a relayed transport address of this server belongs to the same pair as `allocation`.
 fn of_pair(shared: &Shared, relayed: SocketAddr, allocation: &Allocation) -> bool {
-    let pair = allocation.owner.pair;
+    let pair = allocation.owner.pair();
     pair.is_some_and(|pair| shared.relays.is_of_pair(relayed, pair))
 }
 

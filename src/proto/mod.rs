@@ -25,6 +25,7 @@ pub mod gate;
 pub mod nonce;
 pub mod pairs;
 mod peers;
+pub mod places;
 mod policy;
 pub mod ports;
 pub mod quota;
@@ -35,6 +36,7 @@ pub mod reserved;
 mod slab;
 pub mod throttle;
 mod types;
+pub mod waits;
 pub mod wheel;
 
 pub use peers::{CHANNEL_LIFETIME, PERMISSION_LIFETIME};

@@ -6,22 +6,21 @@
 //! itself saw the two sides. This narrows what the peer gate leaves open and opens nothing.
 //!
 //! Which relayed transport addresses belong to a pair is known to
-//! [`RelayAddresses`](super::ports::RelayAddresses); here are the IP addresses. They are looked
-//! at when a permission is installed, never for a datagram.
+//! [`RelayAddresses`](super::ports::RelayAddresses). The IP addresses are part of what the
+//! credentials say, so that they are known as long as those are good and wherever they are; they
+//! are looked at when a permission is installed, never for a datagram.
+//!
+//! One that still waits for the other side gets credentials, too, so that its relay is there when
+//! the other side comes. They are good only while it waits ([`Waits`](super::waits::Waits)), and
+//! what all pairs together may hold leaves room for other users
+//! ([`PairPlaces`](super::places::PairPlaces)).
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use arrayvec::ArrayVec;
-
-/// The most IP addresses of one pair: two sides, each over IPv4 and IPv6.
-pub const MAX_ADDRESSES: usize = 4;
 
 /// The most allocations that one side of a pair may hold: two families, and a second set while a
-/// client moves to another network.
+/// client moves to another network. One that waits has one for each family.
 pub const ALLOCATIONS_PER_SIDE: u32 = 4;
 
 /// Which relay port one side of a pair gets when it is free: the same one after a restart of the
@@ -68,107 +67,39 @@ impl fmt::Debug for PairId {
     }
 }
 
-/// The IP addresses of all pairs. One for the process.
-#[derive(Debug, Default)]
-pub struct PairScopes(Mutex<HashMap<PairId, Scope>>);
-
-#[derive(Debug, Default)]
-struct Scope {
-    addresses: ArrayVec<IpAddr, MAX_ADDRESSES>,
-    guards: usize,
+/// What credentials say of the pair that they are bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PairScope {
+    /// Which pair.
+    pub pair: PairId,
+    /// From where the pairing server saw the initiator and the receiver, in canonical form;
+    /// `None` while the initiator waits for a receiver.
+    pub sides: Option<[IpAddr; 2]>,
 }
 
-impl Scope {
-    fn add(&mut self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.addresses.contains(&ip) || self.addresses.try_push(ip).is_ok()
-    }
-}
-
-impl PairScopes {
-    /// No pairs.
-    pub fn new() -> Arc<Self> {
-        Arc::default()
+impl PairScope {
+    /// The scope of one that waits.
+    pub const fn waiting(pair: PairId) -> Self {
+        Self { pair, sides: None }
     }
 
-    /// Opens the scope of a pair, with the addresses that are known so far. It is forgotten when
-    /// the last guard of the pair is dropped; permissions that were installed by then live on
-    /// until they expire.
-    ///
-    /// Addresses beyond [`MAX_ADDRESSES`] are left out.
-    pub fn open(
-        self: &Arc<Self>,
-        pair: PairId,
-        addresses: impl IntoIterator<Item = IpAddr>,
-    ) -> PairGuard {
-        let mut table = self.table();
-        let scope = table.entry(pair).or_default();
-        scope.guards += 1;
-        for ip in addresses {
-            scope.add(ip);
-        }
-        drop(table);
-        PairGuard {
-            scopes: Arc::clone(self),
+    /// The scope of two that were seen from these addresses.
+    pub fn paired(pair: PairId, sides: [IpAddr; 2]) -> Self {
+        Self {
             pair,
+            sides: Some(sides.map(|ip| ip.to_canonical())),
         }
     }
 
-    /// Adds an address to an open pair. False when the pair is not open, or full.
-    pub fn add(&self, pair: PairId, ip: IpAddr) -> bool {
-        let mut table = self.table();
-        table.get_mut(&pair).is_some_and(|scope| scope.add(ip))
+    /// Whether there is only one side yet.
+    pub const fn is_waiting(&self) -> bool {
+        self.sides.is_none()
     }
 
     /// Whether an address is one of the pair's.
-    pub fn allows(&self, pair: PairId, ip: IpAddr) -> bool {
-        let table = self.table();
-        let scope = table.get(&pair);
-        scope.is_some_and(|scope| scope.addresses.contains(&ip.to_canonical()))
-    }
-
-    /// How many pairs are open.
-    pub fn len(&self) -> usize {
-        self.table().len()
-    }
-
-    /// Whether no pair is open.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The table is never left half-changed, so a panic elsewhere does not spoil it.
-    fn table(&self) -> MutexGuard<'_, HashMap<PairId, Scope>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Keeps the scope of a pair open until dropped.
-#[derive(Debug)]
-pub struct PairGuard {
-    scopes: Arc<PairScopes>,
-    pair: PairId,
-}
-
-impl PairGuard {
-    /// Which pair.
-    pub const fn pair(&self) -> PairId {
-        self.pair
-    }
-
-    /// Adds an address. False when the pair has [`MAX_ADDRESSES`] others already.
-    pub fn add(&self, ip: IpAddr) -> bool {
-        self.scopes.add(self.pair, ip)
-    }
-}
-
-impl Drop for PairGuard {
-    fn drop(&mut self) {
-        let mut table = self.scopes.table();
-        match table.get_mut(&self.pair) {
-            Some(scope) if scope.guards > 1 => scope.guards -= 1,
-            _ => drop(table.remove(&self.pair)),
-        }
+    pub fn allows(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.sides.is_some_and(|sides| sides.contains(&ip))
     }
 }
 
@@ -181,37 +112,15 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_lives_as_long_as_its_last_guard() {
-        let scopes = PairScopes::new();
+    fn a_scope_has_the_addresses_of_both_sides_and_no_others() {
         let pair = PairId::of_session(&[7; 16]);
-        let first = scopes.open(pair, [ip("192.0.2.1")]);
-        let second = scopes.open(pair, [ip("::ffff:192.0.2.2")]);
-        assert!(scopes.allows(pair, ip("::ffff:192.0.2.1")));
-        assert!(scopes.allows(pair, ip("192.0.2.2")));
-        assert!(!scopes.allows(pair, ip("192.0.2.3")));
-        assert!(!scopes.allows(PairId::of_session(&[8; 16]), ip("192.0.2.1")));
-        drop(first);
-        assert!(scopes.allows(pair, ip("192.0.2.1")));
-        assert_eq!(second.pair(), pair);
-        drop(second);
-        assert!(!scopes.allows(pair, ip("192.0.2.1")));
-        assert!(
-            !scopes.add(pair, ip("192.0.2.1")),
-            "nothing is left to add to"
-        );
-        assert!(scopes.is_empty());
-    }
-
-    #[test]
-    fn a_scope_is_bounded() {
-        let scopes = PairScopes::new();
-        let guard = scopes.open(PairId::of_session(&[7; 16]), []);
-        for last in 1..=MAX_ADDRESSES {
-            assert!(guard.add(ip(&format!("192.0.2.{last}"))));
-        }
-        assert!(!guard.add(ip("192.0.2.99")));
-        assert!(!scopes.allows(guard.pair(), ip("192.0.2.99")));
-        assert!(guard.add(ip("192.0.2.1")), "known already");
+        let scope = PairScope::paired(pair, [ip("192.0.2.1"), ip("::ffff:192.0.2.2")]);
+        assert!(scope.allows(ip("::ffff:192.0.2.1")));
+        assert!(scope.allows(ip("192.0.2.2")));
+        assert!(!scope.allows(ip("192.0.2.3")));
+        assert!(!scope.is_waiting());
+        let waiting = PairScope::waiting(pair);
+        assert!(waiting.is_waiting() && !waiting.allows(ip("192.0.2.1")));
     }
 
     #[test]

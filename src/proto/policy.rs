@@ -8,11 +8,12 @@ use super::credentials::Credentials;
 use super::discovery::Discovery;
 use super::gate::PeerGate;
 use super::nonce::Nonces;
-use super::pairs::PairScopes;
+use super::places::{PairLimits, PairPlaces};
 use super::ports::RelayAddresses;
 use super::quota::Quotas;
 use super::reserved::ReservedQuotas;
 use super::types::Family;
+use super::waits::Waits;
 
 /// The reloadable part of the configuration. Existing allocations live on under a new one.
 pub struct Policy {
@@ -63,6 +64,8 @@ pub struct Limits {
     pub max_lifetime: u32,
     /// The lifetime of whoever asks for less or nothing, in seconds.
     pub default_lifetime: u32,
+    /// What pairs may have besides.
+    pub pairs: PairLimits,
 }
 
 impl Default for Limits {
@@ -75,6 +78,7 @@ impl Default for Limits {
             bandwidth_per_allocation: 0,
             max_lifetime: 3600,
             default_lifetime: 600,
+            pairs: PairLimits::default(),
         }
     }
 }
@@ -85,6 +89,16 @@ impl Limits {
     pub fn lifetime(&self, requested: Option<u32>) -> u32 {
         let requested = requested.unwrap_or(self.default_lifetime);
         requested.min(self.max_lifetime).max(self.default_lifetime)
+    }
+
+    /// Application bytes a second of an allocation, 0: no limit.
+    pub(super) fn bandwidth(&self, of_pair: bool) -> u64 {
+        match (self.bandwidth_per_allocation, self.pairs.bandwidth) {
+            (all, 0) => all,
+            (all, _) if !of_pair => all,
+            (0, pairs) => pairs,
+            (all, pairs) => all.min(pairs),
+        }
     }
 }
 
@@ -100,8 +114,10 @@ pub struct Shared {
     pub relays: Arc<RelayAddresses>,
     /// What reserved ports take of the quotas.
     pub reserved: ReservedQuotas,
-    /// The IP addresses that allocations of a pair may talk to.
-    pub pairs: Arc<PairScopes>,
+    /// Who waits for the other side of a pair.
+    pub waits: Arc<Waits>,
+    /// What allocations of pairs hold.
+    pub places: Arc<PairPlaces>,
     /// The addresses that NAT behaviour discovery is answered from.
     pub discovery: Discovery,
 }
@@ -125,6 +141,27 @@ impl Drain {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lower_bandwidth_counts() {
+        for (all, pairs, user, paired) in [
+            (0, 0, 0, 0),
+            (9, 0, 9, 9),
+            (0, 5, 0, 5),
+            (9, 5, 9, 5),
+            (5, 9, 5, 5),
+        ] {
+            let mut limits = Limits {
+                bandwidth_per_allocation: all,
+                ..Limits::default()
+            };
+            limits.pairs.bandwidth = pairs;
+            assert_eq!(
+                (limits.bandwidth(false), limits.bandwidth(true)),
+                (user, paired)
+            );
+        }
+    }
 
     #[test]
     fn lifetime_is_raised_to_the_default_and_clamped_to_the_maximum() {

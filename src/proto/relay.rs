@@ -8,9 +8,10 @@ use ahash::RandomState;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::allocation::{Allocation, Bandwidth, Entry};
+use super::allocation::{Allocation, Entry};
 use super::audit::{Audit, EndReason};
 use super::counters::Counters;
+use super::pairs::PairId;
 use super::policy::{Drain, Policy, Shared};
 use super::registry::{Registry, relay_id};
 use super::slab::Key;
@@ -152,6 +153,19 @@ impl Relay {
         }
     }
 
+    /// A wait of this pair ended without the other side ([`waits`](super::waits)): what was
+    /// allocated for it on this flow ends.
+    pub fn wait_over(&mut self, now: Now, pair: PairId, flow: &Flow) {
+        let key = self.registry.find(flow);
+        let key = key.filter(|key| {
+            let entry = self.registry.get(*key);
+            entry.is_some_and(|entry| entry.owner().waits_as(pair))
+        });
+        if let Some(key) = key {
+            self.end(now.mono, key, EndReason::Unpaired);
+        }
+    }
+
     /// Whether a 5-tuple has an allocation, or one that is about to be.
     pub fn has_allocation(&self, flow: &Flow) -> bool {
         self.registry.find(flow).is_some()
@@ -205,11 +219,15 @@ impl Relay {
     /// when they are refreshed, which is within 10 minutes, and their bandwidth is the new one
     /// from now on.
     pub fn set_policy(&mut self, policy: Arc<Policy>) {
-        let rate = policy.limits.bandwidth_per_allocation;
-        if rate != self.policy.limits.bandwidth_per_allocation {
+        let rates = |policy: &Policy| [false, true].map(|pair| policy.limits.bandwidth(pair));
+        let (old, new) = (rates(&self.policy), rates(&policy));
+        if old != new {
             for key in self.registry.keys() {
                 if let Some(allocation) = self.registry.live_mut(key) {
-                    allocation.bandwidth = Bandwidth::new(rate);
+                    let kind = usize::from(allocation.owner.pair.is_some());
+                    if old[kind] != new[kind] {
+                        allocation.set_bandwidth(new[kind]);
+                    }
                 }
             }
         }
@@ -335,7 +353,8 @@ impl Relay {
         }
         self.counters.allocation_ended(reason);
         let flow = allocation.flow;
-        if reason == EndReason::Expired && flow.transport.is_stream() {
+        let by_itself = matches!(reason, EndReason::Expired | EndReason::Unpaired);
+        if by_itself && flow.transport.is_stream() {
             self.effect(Effect::CloseFlow { flow });
         }
         self.audit(Audit::Ended {

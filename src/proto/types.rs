@@ -410,7 +410,7 @@ pub enum Effect {
         /// The token.
         token: ReservationToken,
     },
-    /// An allocation on a stream ended by expiry: close the connection when it carries nothing
+    /// An allocation on a stream ended by itself: close the connection when it carries nothing
     /// else.
     CloseFlow {
         /// The client's flow.

@@ -12,10 +12,11 @@ use crate::net::{self, BoundAddress, ListenerConfig, NetConfig, StreamLimits};
 use crate::proto::budget::ReplyBudget;
 use crate::proto::gate::PeerGate;
 use crate::proto::nonce::{NonceKey, Nonces};
-use crate::proto::pairs::PairScopes;
+use crate::proto::places::{PairLimits, PairPlaces};
 use crate::proto::ports::RelayAddresses;
 use crate::proto::quota::Quotas;
 use crate::proto::reserved::ReservedQuotas;
+use crate::proto::waits::Waits;
 use crate::proto::{DefaultFamily, Family, Limits, Policy, Shared};
 
 use super::StartError;
@@ -49,7 +50,8 @@ pub(super) fn shared(settings: &Settings, bound: &[BoundAddress]) -> io::Result<
             u64::from_le_bytes([a, b, c, d, e, f, g, h]),
         ),
         reserved: ReservedQuotas::new(),
-        pairs: PairScopes::new(),
+        waits: Waits::new(),
+        places: PairPlaces::new(),
         discovery: discovery(settings, bound),
         quotas: Quotas::new(),
         relays: RelayAddresses::new(relays, settings.relay.ports.clone()),
@@ -88,6 +90,7 @@ pub(super) fn policy(
             bandwidth_per_allocation: limits.bandwidth_per_allocation,
             default_lifetime: limits.default_lifetime,
             max_lifetime: limits.max_lifetime,
+            pairs: pair_limits(settings),
         },
         default_family: match settings.relay.default_family {
             config::DefaultFamily::Ipv4 => DefaultFamily::Fixed(Family::V4),
@@ -99,6 +102,22 @@ pub(super) fn policy(
         rfc5766_channels: settings.relay.rfc5766_channels,
         software: Some(concat!("turnserver ", env!("CARGO_PKG_VERSION")).into()),
     })
+}
+
+/// What pairs may have of the relay. Without users or secrets there is nobody else to leave
+/// ports to.
+fn pair_limits(settings: &Settings) -> PairLimits {
+    let Some(signaling) = &settings.signaling else {
+        return PairLimits::default();
+    };
+    PairLimits {
+        share: match settings.serves_pairs_only() {
+            true => 100,
+            false => signaling.relay_share,
+        },
+        per_source: signaling.allocations_per_source,
+        bandwidth: signaling.bandwidth_per_allocation,
+    }
 }
 
 /// What credentials of pairs are made from: the configured secrets, or one that lives as long as

@@ -26,12 +26,12 @@ pub(super) fn text(
         draining,
         started,
     };
-    let families = pairing.map_or_else(Vec::new, families);
+    let families = pairing.map_or_else(Vec::new, |read| families(read, shared));
     metrics::text(&sum, &gauges, &families)
 }
 
 /// What the pairing endpoint counts.
-fn families(read: &signal::Snapshot) -> Vec<Family> {
+fn families(read: &signal::Snapshot, shared: &Shared) -> Vec<Family> {
     let single = |name, kind, help, value| Family {
         name,
         kind,
@@ -52,6 +52,12 @@ fn families(read: &signal::Snapshot) -> Vec<Family> {
             "gauge",
             "Initiators and hosts that wait to be paired.",
             read.waiting,
+        ),
+        single(
+            "turnserver_signaling_relay_ports",
+            "gauge",
+            "Relay ports that allocations of pairs hold.",
+            u64::from(shared.places.held()),
         ),
         single(
             "turnserver_signaling_sessions",

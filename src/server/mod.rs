@@ -167,15 +167,7 @@ impl Server {
         let pair_secret = Zeroizing::new(assemble::seed().map_err(StartError::System)?);
         let policy = Arc::new(assemble::policy(&settings, &pair_secret)?);
         let mint = PairMint::new(&assemble::pair_secrets(&settings, &pair_secret));
-        let relay = pairs::Relay {
-            mint: Arc::clone(&mint),
-            scopes: Arc::clone(&shared.pairs),
-            ttl_s: settings.signaling.as_ref().map_or(0, |s| s.credential_ttl),
-            lifetime_s: settings.signaling.as_ref().map_or(0, |s| s.pair_lifetime),
-            doors: pairs::doors(&settings, bound.addresses()),
-            addresses: settings.relay.addresses.clone(),
-        };
-        let signaling = signaling.map(|bound| bound.with_fallback(Arc::new(relay)));
+        let doors = pairs::doors(&settings, bound.addresses());
         let audit = AuditLog::new();
         let mut counters = Vec::new();
         let mut seeds = Vec::new();
@@ -202,7 +194,16 @@ impl Server {
                 .map_err(StartError::System)?
         };
 
-        let signaling = match signaling {
+        let relay = pairs::Relay {
+            mint: Arc::clone(&mint),
+            waits: Arc::clone(&shared.waits),
+            steering: shards.steering(),
+            ttl_s: settings.signaling.as_ref().map_or(0, |s| s.credential_ttl),
+            lifetime_s: settings.signaling.as_ref().map_or(0, |s| s.pair_lifetime),
+            doors,
+            addresses: settings.relay.addresses.clone(),
+        };
+        let signaling = match signaling.map(|bound| bound.with_fallback(Arc::new(relay))) {
             Some(bound) => Some(bound.start().map_err(StartError::Signaling)?),
             None => None,
         };

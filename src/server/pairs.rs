@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use crate::auth::PairMint;
 use crate::config::{Protocol, RelayAddress, Settings, Signaling};
-use crate::net::{BoundAddress, Patience};
+use crate::net::{BoundAddress, Patience, Steering};
 use crate::pairing::{IceServer, Role, SessionId};
-use crate::proto::pairs::{PairId, PairScopes};
-use crate::signal::room::RoomLimits;
+use crate::proto::pairs::PairId;
+use crate::proto::waits::{WaitGuard, Waits};
+use crate::signal::room::{Hold, RoomLimits};
 use crate::signal::{
-    self, Asking, Bound, Compat, Config, Fallback, Grant, Limits, NoFallback, Renewed, Renewing,
-    ServeError,
+    self, Asking, Bond, Bound, Compat, Config, Fallback, Grant, Limits, NoFallback, Renewed,
+    Renewing, ServeError,
 };
 
 use super::certificates::Store;
@@ -35,7 +36,6 @@ fn config(signaling: &Signaling, certificates: &Store) -> Config {
                 sessions: waiting,
                 sessions_per_source: per_source,
                 max_wait_s: signaling.max_wait.as_secs(),
-                linger_s: signaling.credential_ttl,
                 ..RoomLimits::default()
             },
             joins_per_minute: signaling.joins_per_minute,
@@ -71,10 +71,15 @@ pub(super) fn bind(
     }
 }
 
+/// For how many seconds the credentials of a wait outlive it: the other side may come in its last
+/// moment, and clocks are read on two threads. They are worth nothing without the wait.
+const GRACE_S: u64 = 60;
+
 /// The relay as pairs see it.
 pub(super) struct Relay {
     pub(super) mint: Arc<PairMint>,
-    pub(super) scopes: Arc<PairScopes>,
+    pub(super) waits: Arc<Waits>,
+    pub(super) steering: Steering,
     pub(super) ttl_s: u64,
     /// How old a pair may get whose credentials are renewed, in seconds.
     pub(super) lifetime_s: u64,
@@ -121,11 +126,23 @@ pub(super) fn doors(settings: &Settings, bound: &[BoundAddress]) -> Vec<Door> {
 
 impl Fallback for Relay {
     fn ice_servers(&self, asking: Asking<'_>) -> Vec<IceServer> {
-        let credentials = asking.session.map(|session| {
-            let initiator = asking.role == Role::Initiator;
-            self.mint
-                .mint(unix_now(), self.ttl_s, &session.0, initiator)
-        });
+        let now = unix_now();
+        let credentials = match asking.bond {
+            Bond::Host => None,
+            Bond::Wait { session, wait_s } => {
+                let ttl_s = wait_s.saturating_add(GRACE_S);
+                Some(self.mint.waiting(now, ttl_s, &session.0))
+            }
+            Bond::Pair {
+                session,
+                role,
+                sides,
+            } => {
+                let initiator = role == Role::Initiator;
+                let ttl_s = self.ttl_s;
+                Some(self.mint.mint(now, ttl_s, &session.0, initiator, sides))
+            }
+        };
         self.servers(asking.reached, asking.host, credentials)
     }
 
@@ -146,8 +163,37 @@ impl Fallback for Relay {
         self.ttl_s
     }
 
-    fn open(&self, session: &SessionId, sides: [IpAddr; 2]) -> Grant {
-        Box::new(self.scopes.open(PairId::of_session(&session.0), sides))
+    fn hold(&self, session: &SessionId) -> Grant {
+        Box::new(Waiting {
+            wait: self.waits.begin(PairId::of_session(&session.0)),
+            steering: self.steering.clone(),
+            paired: false,
+        })
+    }
+}
+
+/// A wait for the other side of a pair, or one that came to an end: what was allocated for it
+/// lives on only when there is a pair.
+struct Waiting {
+    wait: WaitGuard,
+    steering: Steering,
+    paired: bool,
+}
+
+impl Hold for Waiting {
+    fn paired(&mut self) {
+        self.paired = true;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.paired {
+            return;
+        }
+        for flow in self.wait.end() {
+            self.steering.wait_over(self.wait.pair(), flow);
+        }
     }
 }
 
@@ -273,7 +319,8 @@ mod tests {
         };
         Relay {
             mint: PairMint::new(&secrets),
-            scopes: PairScopes::new(),
+            waits: Waits::new(),
+            steering: Steering::default(),
             ttl_s: 600,
             lifetime_s: 6000,
             doors: doors.iter().map(door).collect(),
@@ -288,10 +335,8 @@ mod tests {
     }
 
     fn urls(relay: &Relay, reached: &str, host: Option<&str>) -> Vec<String> {
-        let session = SessionId([7; 16]);
         let servers = relay.ice_servers(Asking {
-            session: Some(&session),
-            role: Role::Receiver,
+            bond: paired(Role::Receiver),
             reached: reached.parse().expect("an address"),
             host,
         });
@@ -346,39 +391,45 @@ mod tests {
         );
     }
 
+    fn paired(role: Role) -> Bond {
+        Bond::Pair {
+            session: SessionId([7; 16]),
+            role,
+            sides: [ip("192.0.2.5"), ip("192.0.2.6")],
+        }
+    }
+
     #[test]
     fn credentials_belong_to_a_session_and_a_side() {
         let relay = relay(&BOTH, &[("192.0.2.1", "192.0.2.1")]);
         let session = SessionId([7; 16]);
-        let ask = |session, role| {
+        let ask = |bond| {
             let servers = relay.ice_servers(Asking {
-                session,
-                role,
+                bond,
                 reached: "192.0.2.1:80".parse().expect("an address"),
                 host: None,
             });
             servers.last().and_then(|server| server.username.clone())
         };
-        let initiator = ask(Some(&session), Role::Initiator).expect("a name");
-        let receiver = ask(Some(&session), Role::Receiver).expect("a name");
-        assert!(
-            initiator.ends_with(&format!(":pair:{session}:i")),
-            "{initiator}"
-        );
-        assert!(
-            receiver.ends_with(&format!(":pair:{session}:r")),
-            "{receiver}"
-        );
-        assert_eq!(
-            ask(None, Role::Initiator),
-            None,
-            "a host that waits has none"
-        );
+        for (role, side) in [(Role::Initiator, 'i'), (Role::Receiver, 'r')] {
+            let name = ask(paired(role)).expect("a name");
+            assert!(name.contains(&format!(":pair:{session}:{side}:")), "{name}");
+        }
+        assert_eq!(ask(Bond::Host), None, "a host that waits has none");
+        let now = unix_now();
+        let wait_s = 30;
+        let name = ask(Bond::Wait { session, wait_s }).expect("a name");
+        assert!(name.ends_with(":i:wait"), "{name}");
+        let expiry = name
+            .split(':')
+            .next()
+            .and_then(|expiry| expiry.parse().ok());
+        let expiry: u64 = expiry.expect("a number");
+        assert!((now + 90..now + 95).contains(&expiry), "{name}");
 
-        let grant = relay.open(&session, [ip("192.0.2.5"), ip("192.0.2.6")]);
-        let pair = PairId::of_session(&session.0);
-        assert!(relay.scopes.allows(pair, ip("192.0.2.6")));
+        let grant = relay.hold(&session);
+        assert_eq!(relay.waits.len(), 1);
         drop(grant);
-        assert!(relay.scopes.is_empty());
+        assert!(relay.waits.is_empty());
     }
 }

@@ -1,17 +1,39 @@
 //! What a pair gets besides each other: STUN and TURN servers, with credentials of its own.
 
-use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::pairing::{IceServer, Role, SessionId};
 
-/// One side of a pair, as it asks for servers.
+use super::room::Hold;
+
+/// What credentials are bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bond {
+    /// A host that waits: nothing, so that there are no credentials.
+    Host,
+    /// An initiator that waits.
+    Wait {
+        /// Of the pair that is to be.
+        session: SessionId,
+        /// The wait ends after so many seconds.
+        wait_s: u64,
+    },
+    /// One side of a pair.
+    Pair {
+        /// Names the pair.
+        session: SessionId,
+        /// Which side.
+        role: Role,
+        /// From where the initiator and the receiver are seen.
+        sides: [IpAddr; 2],
+    },
+}
+
+/// Who asks for servers.
 #[derive(Clone, Copy, Debug)]
 pub struct Asking<'a> {
-    /// Credentials are bound to it; without one there is nothing to bind them to.
-    pub session: Option<&'a SessionId>,
-    /// Which side.
-    pub role: Role,
+    /// For what.
+    pub bond: Bond,
     /// The address of the server that the request reached.
     pub reached: SocketAddr,
     /// The name by which the request called the server, if it is one.
@@ -42,15 +64,15 @@ pub struct Renewed {
     pub ttl_s: u64,
 }
 
-/// Lives as long as what was opened for a pair.
-pub type Grant = Box<dyn Any + Send + Sync>;
+/// Lives as long as a wait, and the session that came of it.
+pub type Grant = Box<dyn Hold + Send + Sync>;
 
 /// Where the two sides of a pair get STUN and TURN from. None of it may block.
 pub trait Fallback: Send + Sync + 'static {
     /// The servers for one side.
     fn ice_servers(&self, asking: Asking<'_>) -> Vec<IceServer>;
 
-    /// For how many seconds the credentials among them are good.
+    /// For how many seconds the credentials of a pair are good.
     fn ttl_s(&self) -> u64;
 
     /// Fresh credentials for a side that shows valid ones; `None` when they are not valid, or
@@ -59,9 +81,12 @@ pub trait Fallback: Send + Sync + 'static {
         None
     }
 
-    /// Called when two are paired, before either of them knows: lets their allocations reach these
-    /// addresses, until the grant is dropped.
-    fn open(&self, session: &SessionId, sides: [IpAddr; 2]) -> Grant;
+    /// Called when an initiator begins to wait that is told of servers, before it knows. The
+    /// grant is told of its pair, and dropped when the wait ends without one, or the session does.
+    /// By default nothing is held.
+    fn hold(&self, _: &SessionId) -> Grant {
+        Box::new(())
+    }
 }
 
 /// A server of pairing alone: the two have each other and nothing else.
@@ -75,9 +100,5 @@ impl Fallback for NoFallback {
 
     fn ttl_s(&self) -> u64 {
         0
-    }
-
-    fn open(&self, _: &SessionId, _: [IpAddr; 2]) -> Grant {
-        Box::new(())
     }
 }

@@ -233,10 +233,12 @@ where
             }
         }
     };
-    drop(guest);
     let message = message.unwrap_or_else(|| Refusal::from(ErrorCode::Internal).into_message());
     let whole = raw(&message);
-    if let Ok(Ok(())) = timeout(WRITE, stream.write_all(&whole)).await {
+    let written = timeout(WRITE, stream.write_all(&whole)).await;
+    // Not before: a server that stops waits until it is gone.
+    drop(guest);
+    if let Ok(Ok(())) = written {
         close(stream).await;
     }
 }

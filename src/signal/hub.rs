@@ -1,9 +1,10 @@
 //! What all connections of an endpoint share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::proto::throttle::Throttle;
 
@@ -41,6 +42,21 @@ impl Hub {
             connections: self.doors.open() as u64,
             ..self.counters.snapshot()
         }
+    }
+
+    /// Sends those who wait away, and gives them a moment to hear it: after that the connections
+    /// just end.
+    pub(super) async fn farewell(&self) {
+        const MOMENT: Duration = Duration::from_secs(2);
+        const LOOK: Duration = Duration::from_millis(5);
+        self.room.close();
+        let gone = async {
+            while self.room.leaving() > 0 {
+                sleep(LOOK).await;
+            }
+        };
+        // Who does not read is not waited for any longer.
+        let _ = timeout(MOMENT, gone).await;
     }
 
     /// Tells those whose wait is over, for ever.

@@ -18,7 +18,7 @@ use crate::proto::Mono;
 use super::clock;
 use super::counters::{JoinAnswer, WaitEnd};
 use super::doors::Place;
-use super::fallback::{Asking, Grant, Renewing};
+use super::fallback::{Asking, Bond, Grant, Renewing};
 use super::hub::Hub;
 use super::mailbox::{Inbox, Slot, mailbox};
 use super::room::{Denied, Event, Pairing, Seat, Wait};
@@ -237,13 +237,16 @@ impl Guest {
                 let waiting = self.seat.wait(now, wait)?;
                 self.waits = true;
                 hub.sooner.notify_one();
+                let wait_s = waiting.wait_s;
+                let bond = match waiting.session {
+                    Some(session) => Bond::Wait { session, wait_s },
+                    None => Bond::Host,
+                };
                 Ok(ServerMessage::Waiting {
                     session: waiting.session,
                     observed: self.visit.observed,
-                    wait_s: waiting.wait_s,
-                    ice_servers: hub
-                        .fallback
-                        .ice_servers(self.asking(waiting.session.as_ref(), Role::Initiator)),
+                    wait_s,
+                    ice_servers: hub.fallback.ice_servers(self.asking(bond)),
                 })
             }
             Wish::Receive { id, endpoints } => {
@@ -341,6 +344,15 @@ impl Guest {
 
     fn paired(&self, pairing: Pairing) -> ServerMessage {
         let fallback = &self.visit.hub.fallback;
+        let (own, peer) = (pairing.observed.ip(), pairing.peer_observed.ip());
+        let bond = Bond::Pair {
+            session: pairing.session,
+            role: pairing.role,
+            sides: match pairing.role {
+                Role::Initiator => [own, peer],
+                Role::Receiver => [peer, own],
+            },
+        };
         ServerMessage::Paired {
             session: pairing.session,
             role: pairing.role,
@@ -348,15 +360,14 @@ impl Guest {
             observed: pairing.observed,
             peer_observed: pairing.peer_observed,
             peer_endpoints: pairing.peer_endpoints,
-            ice_servers: fallback.ice_servers(self.asking(Some(&pairing.session), pairing.role)),
+            ice_servers: fallback.ice_servers(self.asking(bond)),
             ttl_s: fallback.ttl_s(),
         }
     }
 
-    fn asking<'a>(&'a self, session: Option<&'a SessionId>, role: Role) -> Asking<'a> {
+    fn asking(&self, bond: Bond) -> Asking<'_> {
         Asking {
-            session,
-            role,
+            bond,
             reached: self.visit.reached,
             host: self.visit.host.get().map(|host| &**host),
         }

@@ -41,7 +41,7 @@ use pace::Pace;
 use room::{Room, RoomLimits};
 
 pub use counters::Snapshot;
-pub use fallback::{Asking, Fallback, Grant, NoFallback, Renewed, Renewing};
+pub use fallback::{Asking, Bond, Fallback, Grant, NoFallback, Renewed, Renewing};
 
 /// How an endpoint is set up.
 #[derive(Clone)]
@@ -252,6 +252,7 @@ impl Bound {
                         // Also when the handle is gone.
                         _ = stopped => {}
                     }
+                    hub.farewell().await;
                 });
             };
             let named = thread::Builder::new().name("signalling".into());
@@ -269,15 +270,15 @@ impl Bound {
 fn hub(config: &Config, seed: [u8; 32]) -> Hub {
     let limits = config.limits;
     let fallback = Arc::clone(&config.fallback);
-    let open = {
+    let hold = {
         let fallback = Arc::clone(&fallback);
-        Box::new(move |session: &_, sides| fallback.open(session, sides))
+        Box::new(move |session: &_| fallback.hold(session))
     };
     // The table hashes of the room follow from the whole seed; these two need not be related.
     let [a, b, c, d, e, f, g, h, ..] = seed;
     let hashes = u64::from_le_bytes([a, b, c, d, e, f, g, h]).rotate_left(17);
     Hub {
-        room: Room::new(limits.room, seed, open),
+        room: Room::new(limits.room, seed, hold),
         rate: Pace::new(limits.joins_per_minute, hashes),
         knocks: Pace::new(limits.connections_per_minute, !hashes),
         fallback,
@@ -326,7 +327,8 @@ impl Handle {
         self.hub.room.close();
     }
 
-    /// Closes everything, and waits until that is done.
+    /// Closes everything, and waits until that is done. Those who wait are told `going_away`,
+    /// for which they get up to 2 s.
     pub fn stop(mut self) {
         self.end();
     }

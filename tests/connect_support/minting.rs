@@ -1,13 +1,13 @@
 //! Credentials of pairs for a relay that has the same shared secret.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use turnserver::auth::{PairMint, PairSecrets};
 use turnserver::pairing::{IceServer, Role, SessionId};
-use turnserver::signal::{Asking, Fallback, Grant, Renewed, Renewing};
+use turnserver::signal::{Asking, Bond, Fallback, Renewed, Renewing};
 
 use crate::support::SECRET;
 
@@ -23,8 +23,8 @@ fn unix_now() -> u64 {
     since.expect("after 1970").as_secs()
 }
 
-/// What a pairing endpoint has of a relay at these URLs. Nothing is opened for a pair: its
-/// allocations have each other.
+/// What a pairing endpoint has of a relay at these URLs. The relay is another process, which does
+/// not know who waits: one that waits gets the credentials of a pair.
 pub struct Minting {
     pub mint: Arc<PairMint>,
     pub urls: Vec<String>,
@@ -53,13 +53,20 @@ impl Minting {
 
 impl Fallback for Minting {
     fn ice_servers(&self, asking: Asking<'_>) -> Vec<IceServer> {
-        let Some(session) = asking.session else {
-            return Vec::new();
+        let nowhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED); 2];
+        let (session, role, sides) = match asking.bond {
+            Bond::Host => return Vec::new(),
+            Bond::Wait { session, .. } => (session, Role::Initiator, nowhere),
+            Bond::Pair {
+                session,
+                role,
+                sides,
+            } => (session, role, sides),
         };
-        let initiator = asking.role == Role::Initiator;
+        let (now, initiator) = (unix_now(), role == Role::Initiator);
         let made = self
             .mint
-            .mint(unix_now(), self.ttl_s, &session.0, initiator);
+            .mint(now, self.ttl_s, &session.0, initiator, sides);
         self.servers(made)
     }
 
@@ -76,9 +83,5 @@ impl Fallback for Minting {
             ice_servers: self.servers((made.username, made.password)),
             ttl_s: made.ttl_s,
         })
-    }
-
-    fn open(&self, _: &SessionId, _: [IpAddr; 2]) -> Grant {
-        Box::new(())
     }
 }

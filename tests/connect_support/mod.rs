@@ -10,14 +10,14 @@ pub mod hops;
 pub mod minting;
 pub mod rebinding;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use turnserver::client::connect::{ConnectError, Connector, PathChanges, PathInfo, PunchedConn};
-use turnserver::pairing::{AccessKey, IceServer, PathKind, Protocol, SessionId};
-use turnserver::signal::{self, Asking, Fallback, Grant};
+use turnserver::pairing::{AccessKey, IceServer, PathKind, Protocol};
+use turnserver::signal::{self, Asking, Fallback};
 
 use crate::support::{self, Server};
 
@@ -39,10 +39,6 @@ impl Fallback for Relays {
 
     fn ttl_s(&self) -> u64 {
         3600
-    }
-
-    fn open(&self, _: &SessionId, _: [IpAddr; 2]) -> Grant {
-        Box::new(())
     }
 }
 

@@ -29,10 +29,11 @@ use turnserver::proto::credentials::Credentials;
 use turnserver::proto::discovery::{Discovery, Endpoint};
 use turnserver::proto::gate::PeerGate;
 use turnserver::proto::nonce::{NonceKey, Nonces};
-use turnserver::proto::pairs::PairScopes;
+use turnserver::proto::places::PairPlaces;
 use turnserver::proto::ports::{PortLease, RelayAddresses};
 use turnserver::proto::quota::Quotas;
 use turnserver::proto::reserved::ReservedQuotas;
+use turnserver::proto::waits::Waits;
 use turnserver::proto::{
     DefaultFamily, Disposition, DropReason, Effect, Family, Flow, IcmpError, Limits, Mono, Now,
     OpenError, OpenSpec, OpenedRelay, Policy, REPLY_BUFFER, Relay, RelayId, ReservationToken,
@@ -441,6 +442,8 @@ impl World {
         assert_eq!(self.shared.relays.in_use(), 0, "ports");
         assert_eq!(self.shared.quotas.total(), 0, "quotas");
         assert_eq!(self.shared.quotas.users(), 0, "users in quotas");
+        assert_eq!(self.shared.places.held(), 0, "ports of pairs");
+        assert_eq!(self.shared.places.sources(), 0, "sources of pairs");
         assert_eq!(self.snapshot().allocations_active, 0, "gauge");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use turnserver::proto::credentials::{Credentials, Identity, UserClaim};
-use turnserver::proto::pairs::PairId;
+use turnserver::proto::pairs::{PairId, PairScope};
 use turnserver::wire::{Key, PasswordAlgorithm, rest_password, userhash};
 
 use super::REALM;
@@ -21,7 +21,7 @@ pub struct User {
     keys: [Arc<Key>; 2],
     hash: [u8; 32],
     expires: Option<u64>,
-    pair: Option<PairId>,
+    pair: Option<Arc<PairScope>>,
 }
 
 impl User {
@@ -60,12 +60,27 @@ impl User {
         Self::limited(expires, user, &password)
     }
 
-    /// One side of the pair that `session` names.
+    /// One side of the pair that `session` names, which was seen nowhere that matters.
     pub fn paired(session: u8, side: char) -> Self {
-        let name = format!("9000000000:pair:{session}:{side}");
+        Self::seen(session, side, ["100::1", "100::2"])
+    }
+
+    /// The same of a pair whose sides were seen from these addresses.
+    pub fn seen(session: u8, side: char, sides: [&str; 2]) -> Self {
+        let scope = PairScope::paired(pair_id(session), sides.map(super::ip));
+        Self::side(session, side, &sides.concat(), scope)
+    }
+
+    /// The initiator of the pair that is to be.
+    pub fn waiting(session: u8) -> Self {
+        Self::side(session, 'i', "wait", PairScope::waiting(pair_id(session)))
+    }
+
+    fn side(session: u8, side: char, rest: &str, scope: PairScope) -> Self {
+        let name = format!("9000000000:pair:{session}:{side}:{rest}");
         Self {
             user_id: format!("pair:{session}:{side}").into(),
-            pair: Some(pair_id(session)),
+            pair: Some(Arc::new(scope)),
             ..Self::new(&name, "secret-p")
         }
     }
@@ -130,7 +145,7 @@ impl Credentials for Users {
             user_id: Arc::clone(&user.user_id),
             key: Arc::clone(user.key(algorithm)),
             expires: user.expires,
-            pair: user.pair,
+            pair: user.pair.clone(),
         })
     }
 

@@ -18,6 +18,7 @@ mod icmp;
 mod lifecycle;
 mod own_relays;
 mod pair_renewal;
+mod pair_waits;
 mod pairs;
 mod permission;
 mod proof;

@@ -1,16 +1,20 @@
 //! Credentials of pairs end after their time, and are renewed for allocations that there are.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use turnserver::auth::{CredentialStore, PairMint, PairSecrets, RestOptions};
-use turnserver::proto::pairs::ALLOCATIONS_PER_SIDE;
+use turnserver::proto::pairs::{ALLOCATIONS_PER_SIDE, PairId};
 use turnserver::wire::{Method, attr};
 
 use crate::harness::*;
 
 const TTL: u64 = 60;
 const LIFETIME: u64 = 1000;
+const SIDES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
+];
 
 type Shown = (String, String);
 
@@ -36,8 +40,8 @@ impl Pair {
     }
 
     fn first(&self, initiator: bool) -> Shown {
-        self.mint
-            .mint(self.world.now.unix, TTL, &[7; 16], initiator)
+        let now = self.world.now.unix;
+        self.mint.mint(now, TTL, &[7; 16], initiator, SIDES)
     }
 
     fn renewed(&self, shown: &Shown) -> Option<Shown> {
@@ -92,6 +96,10 @@ fn an_allocation_outlives_its_credentials_by_renewed_ones_and_ends_with_its_pair
         assert_eq!(pair.refresh(&mut a), 0);
         assert_eq!(pair.refresh(&mut b), 0);
         assert_eq!(pair.world.permit(&mut a, &[rb]).code(), 0);
+        // The addresses that the server saw stay those of the pair.
+        let seen = SIDES.map(|ip| SocketAddr::new(ip, 9));
+        assert_eq!(pair.world.permit(&mut a, &seen).code(), 0);
+        assert_eq!(pair.world.permit(&mut b, &seen).code(), 0);
         assert_eq!(pair.world.bind(&mut b, 0x4000, ra).code(), 0);
         assert_eq!(pair.world.send(&mut a, rb, b"x").channel().0, 0x4000);
         renewals += 1;
@@ -127,7 +135,7 @@ fn only_the_same_side_of_the_same_pair_takes_over() {
     let (a, _) = allocate(&mut pair, "192.0.2.1:5000", &shown);
     let other_side = pair.first(false);
     let (now, session) = (pair.world.now.unix, [8; 16]);
-    let other_pair = pair.mint.mint(now, TTL, &session, true);
+    let other_pair = pair.mint.mint(now, TTL, &session, true, SIDES);
     for other in [other_side, other_pair] {
         let mut client = pair.as_user(&a, &other);
         assert_eq!(pair.refresh(&mut client), 441);
@@ -162,4 +170,24 @@ fn renewed_names_have_no_quota_of_their_own() {
         pair.world.pass(1.0);
         shown = pair.renewed(&shown).expect("valid");
     }
+}
+
+#[test]
+fn credentials_of_a_wait_are_not_renewed() {
+    let mut pair = Pair::new();
+    let waits = pair.mint.waiting(pair.world.now.unix, TTL, &[7; 16]);
+    let guard = pair.world.shared.waits.begin(PairId::of_session(&[7; 16]));
+    let (a, _) = allocate(&mut pair, "192.0.2.1:5000", &waits);
+    assert_eq!(pair.renewed(&waits), None);
+    let mut same = pair.as_user(&a, &waits);
+    assert_eq!(pair.refresh(&mut same), 0, "as long as they are good");
+    pair.world.pass(TTL as f64);
+    let mut late = pair.as_user(&a, &waits);
+    assert_eq!(pair.refresh(&mut late), 401);
+    // Those of the pair take over.
+    let paired = pair.first(true);
+    let mut a = pair.as_user(&a, &paired);
+    assert_eq!(pair.refresh(&mut a), 0);
+    assert!(pair.renewed(&paired).is_some());
+    drop(guard);
 }

@@ -25,7 +25,7 @@ fn four(setup: Setup, shard: usize) -> Four {
         User::new("alice", "secret-a"),
     ];
     let mut world = Setup {
-        users: users.to_vec(),
+        users: users.iter().chain(&setup.users).cloned().collect(),
         shards: shard + 1,
         ..setup
     }
@@ -43,6 +43,13 @@ fn four(setup: Setup, shard: usize) -> Four {
         clients,
         relayed,
     }
+}
+
+/// A client that goes on under another name of the same user.
+fn renamed(world: &World, client: &Client, user: &User) -> Client {
+    let mut new = world.client(client.flow, user);
+    (new.shard, new.transactions) = (client.shard, client.transactions);
+    new
 }
 
 /// What a datagram that goes to another shard's socket arrives as.
@@ -113,9 +120,11 @@ fn the_two_sides_reach_each_other_and_nobody_else_of_this_server() {
 
 #[test]
 fn an_address_that_the_server_saw_is_open_and_any_other_is_not() {
+    let saw = User::seen(1, 'i', ["203.0.113.5", "203.0.113.66"]);
     let setup = Setup {
         allow: vec!["192.0.2.0/24", "203.0.113.0/24", "198.51.100.0/24"],
         deny: vec!["203.0.113.66/32"],
+        users: vec![saw.clone()],
         ..Setup::default()
     };
     let Four {
@@ -125,8 +134,8 @@ fn an_address_that_the_server_saw_is_open_and_any_other_is_not() {
     } = four(setup, 0);
     let (seen, denied) = (addr("203.0.113.5:700"), addr("203.0.113.66:700"));
     assert_eq!(world.permit(&mut a, &[seen]).code(), 403, "not seen yet");
-    let scopes = world.shared.pairs.clone();
-    let guard = scopes.open(pair_id(1), [seen.ip(), denied.ip()]);
+    let before = renamed(&world, &a, &User::paired(1, 'i'));
+    a = renamed(&world, &a, &saw);
     assert_eq!(world.permit(&mut a, &[seen]).code(), 0);
     assert_eq!(world.bind(&mut a, 0x4000, seen).code(), 0);
     assert_eq!(world.channel(&a, 0x4000, b"x").to_peer().0, seen);
@@ -150,8 +159,11 @@ fn an_address_that_the_server_saw_is_open_and_any_other_is_not() {
         "another pair"
     );
     assert_eq!(world.permit(&mut alice, &[addr("203.0.113.6:1")]).code(), 0);
-    // Once the pair is forgotten what there is lives out its time, and is not renewed.
-    drop(guard);
+    // Under another name what there is lives out its time, and is not renewed.
+    a = Client {
+        transactions: a.transactions,
+        ..before
+    };
     assert_eq!(world.channel(&a, 0x4000, b"x").to_peer().0, seen);
     assert_eq!(world.permit(&mut a, &[seen]).code(), 403);
     world.pass(300.0);
@@ -172,8 +184,10 @@ fn relay_of(world: &World, client: &Client) -> turnserver::proto::RelayId {
 #[test]
 fn a_side_on_this_very_host_does_not_open_the_others_relays() {
     // The relay address is also the address that the server saw a side come from.
+    let saw = User::seen(1, 'i', [PUBLIC_V4, "100::2"]);
     let setup = Setup {
         allow: vec!["198.51.100.7/32", "10.7.0.1/32"],
+        users: vec![saw.clone()],
         ..Setup::default()
     };
     for shard in [0, 1] {
@@ -182,7 +196,7 @@ fn a_side_on_this_very_host_does_not_open_the_others_relays() {
             clients: [mut a, mut b, _, mut alice],
             relayed: [ra, rb, ro, rl],
         } = four(setup_again(&setup), shard);
-        let guard = world.shared.pairs.open(pair_id(1), [ip(PUBLIC_V4)]);
+        a = renamed(&world, &a, &saw);
         let program = SocketAddr::new(ip(PUBLIC_V4), 40_000);
         assert_eq!(world.bind(&mut a, 0x4000, program).code(), 0);
         assert_eq!(world.channel(&a, 0x4000, b"x").to_peer().0, program);
@@ -199,13 +213,13 @@ fn a_side_on_this_very_host_does_not_open_the_others_relays() {
         let outcome = world.send(&mut a, rb, b"x");
         let outcome = delivered(&mut world, ra, outcome);
         assert_eq!(outcome.indication().0, ra);
-        drop(guard);
     }
 }
 
 fn setup_again(setup: &Setup) -> Setup {
     Setup {
         allow: setup.allow.clone(),
+        users: setup.users.clone(),
         ..Setup::default()
     }
 }
@@ -244,12 +258,12 @@ fn lonely(deny: &[&'static str]) -> Setup {
 #[test]
 fn the_two_sides_reach_each_other_whatever_the_relay_address_is() {
     for private in [false, true] {
-        let setup = match private {
-            false => lonely(&[]),
-            true => Setup {
-                relays: vec![("10.7.0.1", "10.7.0.1")],
-                ..Setup::default()
-            },
+        let relay = if private { "10.7.0.1" } else { "127.0.0.1" };
+        let saw = User::seen(1, 'i', [relay, "100::2"]);
+        let setup = Setup {
+            relays: vec![(relay, relay)],
+            users: vec![saw.clone()],
+            ..Setup::default()
         };
         let Four {
             mut world,
@@ -257,7 +271,7 @@ fn the_two_sides_reach_each_other_whatever_the_relay_address_is() {
             relayed: [ra, rb, ro, rl],
         } = four(setup, 0);
         // The server saw the two on its own machine, too.
-        let guard = world.shared.pairs.open(pair_id(1), [ra.ip()]);
+        a = renamed(&world, &a, &saw);
         assert_eq!(world.permit(&mut a, &[rb]).code(), 0);
         assert_eq!(world.bind(&mut b, 0x4001, ra).code(), 0);
         assert_eq!(world.send(&mut a, rb, b"x").channel().0, 0x4001);
@@ -280,7 +294,6 @@ fn the_two_sides_reach_each_other_whatever_the_relay_address_is() {
         assert_eq!(world.permit(&mut a, &[rb]).code(), 0);
         let outcome = world.send(&mut a, rb, b"x");
         assert_eq!(outcome.drop_reason(), DropReason::PeerDenied);
-        drop(guard);
     }
     // What the configuration closes is closed.
     let Four {

@@ -80,8 +80,12 @@ class Datagrams:
     def gather(self, ice_servers):
         """Asks for an allocation, as soon as anybody says where."""
         where = turn.address_of(ice_servers)
-        if where and not self.relay and not self.direct_only:
+        if where and not self.direct_only:
             host, username, credential = where
+            if self.relay:
+                # Those of the wait make way for those of the pair.
+                self.relay.use(username, credential)
+                return
             ip = socket.getaddrinfo(*host, self.sock.family)[0][4][:2]
             self.relay = turn.Turn(self.sock, ip, username, credential)
             self.relay.allocate()

@@ -41,6 +41,11 @@ class Turn:
         self.relayed = self.mapped = None
         self.peers = set()
         self.renew_at = time.monotonic() + RENEW_S
+        self.next = None
+
+    def use(self, username, credential):
+        """Goes on with other credentials of the same side, once no request is under way."""
+        self.next = (username, credential)
 
     def allocate(self):
         def done(answer):
@@ -75,6 +80,11 @@ class Turn:
                 again = now + RETRANSMIT_S * 2 ** min(tries, 3)
                 self.pending[transaction] = (data, again, tries + 1, *rest)
                 self.sock.sendto(data, self.server)
+        if self.next and not self.pending:
+            (self.username, self.credential), self.next = self.next, None
+            self._make_key()
+            if self.relayed:
+                self._request(stun.REFRESH, [], lambda _: None)
         if self.relayed and now >= self.renew_at:
             self.renew_at = now + RENEW_S
             self._request(stun.REFRESH, [], lambda _: None)
@@ -95,13 +105,17 @@ class Turn:
             if message.error() not in (401, 438) or attempts == 2:
                 raise Failed(f"the relay refuses: {message.error()}")
             self.realm, self.nonce = message.get(stun.REALM), message.get(stun.NONCE)
-            text = self.username.encode() + b":" + self.realm + b":" + self.credential.encode()
-            self.key = hashlib.md5(text).digest()
+            self._make_key()
             self._request(method, attributes, done, attempts + 1)
         elif message.is_signed(stun.INTEGRITY, self.key):
             del self.pending[message.transaction]
             done(message)
         return None
+
+    def _make_key(self):
+        if self.realm is not None:
+            text = self.username.encode() + b":" + self.realm + b":" + self.credential.encode()
+            self.key = hashlib.md5(text).digest()
 
     def _request(self, method, attributes, done, attempts=0):
         message = stun.Builder(method, stun.REQUEST)

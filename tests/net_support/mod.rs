@@ -21,10 +21,11 @@ use turnserver::proto::counters::{Counters, Snapshot};
 use turnserver::proto::discovery::Discovery;
 use turnserver::proto::gate::PeerGate;
 use turnserver::proto::nonce::{NonceKey, Nonces};
-use turnserver::proto::pairs::PairScopes;
+use turnserver::proto::places::PairPlaces;
 use turnserver::proto::ports::RelayAddresses;
 use turnserver::proto::quota::Quotas;
 use turnserver::proto::reserved::ReservedQuotas;
+use turnserver::proto::waits::Waits;
 use turnserver::proto::{DefaultFamily, Family, Limits, Policy, Relay, Shared};
 use turnserver::wire::{
     Builder, ChannelData, Class, Integrity, Key, Message, Method, PasswordAlgorithm, StreamFramer,
@@ -117,7 +118,8 @@ impl Server {
             nonces: Nonces::new(NonceKey::new([7; 32]), 600),
             budget: ReplyBudget::new(0, 1),
             reserved: ReservedQuotas::new(),
-            pairs: PairScopes::new(),
+            waits: Waits::new(),
+            places: PairPlaces::new(),
             discovery: Discovery::default(),
             quotas: Quotas::new(),
             relays: Arc::clone(&relays),

@@ -155,6 +155,23 @@ impl Socket {
         message
     }
 
+    /// Waits for the server to close with this code.
+    pub fn wait_for_close(&mut self, code: u16) {
+        loop {
+            match self.0.read().expect("a frame before the end") {
+                Message::Close(frame) => {
+                    let found = frame.map(|frame| u16::from(frame.code));
+                    assert_eq!(found, Some(code));
+                    // The answer to it.
+                    let _ = self.0.flush();
+                    return;
+                }
+                Message::Text(text) => panic!("{text}"),
+                _ => {}
+            }
+        }
+    }
+
     /// Polls until the connection is over, however it ends.
     pub fn wait_for_end(&mut self) {
         loop {

@@ -281,7 +281,12 @@ impl Wire {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = UdpSocket::bind((any, 0))?;
+        Self::udp_from(any, server)
+    }
+
+    /// The same from an address of this machine.
+    pub fn udp_from(local: IpAddr, server: SocketAddr) -> io::Result<Self> {
+        let socket = UdpSocket::bind((local, 0))?;
         socket.connect(server)?;
         let wire = Self::Udp(socket);
         wire.set_timeout(Duration::from_secs(5));

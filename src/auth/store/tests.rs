@@ -2,7 +2,7 @@ use std::cell::Cell;
 
 use super::*;
 use crate::auth::{PairMint, PairSecrets, mint};
-use crate::proto::pairs::PairId;
+use crate::proto::pairs::{PairId, PairScope};
 use crate::wire::{Builder, Class, Integrity, Message, Method, TransactionId};
 
 const REALM: &str = "example.org";
@@ -218,14 +218,27 @@ fn an_expired_credential_is_refused_though_its_key_matches() {
     assert_eq!(checks, 2);
 }
 
+const SIDES: [std::net::IpAddr; 2] = [
+    std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+    std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2)),
+];
+
 #[test]
 fn a_pairs_name_resolves_with_the_pairs_secrets_only() {
     let secrets = PairSecrets::new([&b"new"[..], b"old"], &[0; 32]);
     let pairs = PairMint::new(&secrets);
     let store = both().with_pairs(secrets);
-    let (name, password) = pairs.mint(T, 60, &[7; 16], true);
+    let (name, password) = pairs.mint(T, 60, &[7; 16], true, SIDES);
     let identity = log_in(&store, T, &name, &password).expect("minted here");
-    assert_eq!(identity.pair, Some(PairId::of_session(&[7; 16])));
+    let pair = PairId::of_session(&[7; 16]);
+    assert_eq!(
+        identity.pair.as_deref(),
+        Some(&PairScope::paired(pair, SIDES))
+    );
+    let (waits, secret) = pairs.waiting(T, 60, &[7; 16]);
+    let waiting = log_in(&store, T, &waits, &secret).expect("minted here");
+    assert_eq!(waiting.pair.as_deref(), Some(&PairScope::waiting(pair)));
+    assert_eq!(waiting.user_id, identity.user_id, "one user for quotas");
     assert_eq!(identity.expires, Some(T + 60));
     assert_eq!(&*identity.username, name);
     assert!(identity.user_id.starts_with("pair:") && identity.user_id.ends_with(":i"));
@@ -234,7 +247,7 @@ fn a_pairs_name_resolves_with_the_pairs_secrets_only() {
     assert!(log_in(&store, T + 60, &name, &password).is_none());
     // A server that minted with the second secret is believed, too.
     let old = PairMint::new(&PairSecrets::new([&b"old"[..]], &[0; 32]));
-    let (name, password) = old.mint(T, 60, &[7; 16], false);
+    let (name, password) = old.mint(T, 60, &[7; 16], false, SIDES);
     assert!(log_in(&store, T, &name, &password).is_some());
     // The shared secret itself makes no credentials of pairs, also not with a user's name.
     let forged = crate::wire::rest_password(b"new", name.as_bytes(), false);
@@ -258,7 +271,7 @@ fn pairs_alone_are_no_open_relay_and_are_not_found_by_userhash() {
     assert!(empty.is_empty());
     let store = empty.with_pairs(secrets.clone());
     assert!(!store.is_empty());
-    let (name, password) = pairs.mint(T, 60, &[7; 16], true);
+    let (name, password) = pairs.mint(T, 60, &[7; 16], true, SIDES);
     assert!(log_in(&store, T, &name, &password).is_some());
     for name in ["", "anybody", "1900000000", "1900000000:a"] {
         assert!(log_in(&store, T, name, &password).is_none(), "{name}");

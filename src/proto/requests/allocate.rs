@@ -7,11 +7,13 @@ use crate::proto::allocation::{Allocation, Entry, Opening, Origin, Owner, Pendin
 use crate::proto::answer::{Refusal, finish};
 use crate::proto::audit::Audit;
 use crate::proto::pairs::{self, ALLOCATIONS_PER_SIDE};
+use crate::proto::places::{Held, PlaceError};
 use crate::proto::policy::{DefaultFamily, Policy};
 use crate::proto::quota::QuotaGuard;
 use crate::proto::registry::relay_id;
 use crate::proto::relay::Relay;
 use crate::proto::types::{DropReason, Effect, Family, Flow, OpenSpec, ReservationToken};
+use crate::proto::waits::WaitError;
 use crate::wire::{Attrs, Builder, Class, ErrorCode, Method, attr};
 
 /// What a well-formed Allocate asks for.
@@ -141,6 +143,10 @@ impl Relay {
             self.refused(request, code);
             Refusal::Code(code)
         })?;
+        let place = self.pair_place(request, &wanted).map_err(|code| {
+            self.refused(request, code);
+            Refusal::Code(code)
+        })?;
         if let Some(drain) = self.drain.clone() {
             if let Some(token) = wanted.token {
                 self.shared.reserved.give_back(&token, quota);
@@ -183,6 +189,7 @@ impl Relay {
             },
             openings: specs.map(|spec| spec.map(|(family, _)| Opening::Asked(family))),
             quota,
+            place,
             reserved_quota,
             presented: wanted.token,
         }));
@@ -204,7 +211,7 @@ impl Relay {
         wanted: &Wanted,
     ) -> Result<(QuotaGuard, Option<QuotaGuard>), ErrorCode> {
         let (shared, limits) = (&self.shared, &self.policy.limits);
-        let per_user = match (owner.pair, limits.allocations_per_user) {
+        let per_user = match (&owner.pair, limits.allocations_per_user) {
             (Some(_), 0) => ALLOCATIONS_PER_SIDE,
             (Some(_), limit) => limit.min(ALLOCATIONS_PER_SIDE),
             (None, limit) => limit,
@@ -227,6 +234,44 @@ impl Relay {
             _ => None,
         };
         Ok((quota, reserved))
+    }
+
+    /// The place of an allocation among those of pairs: 403 for one whose wait is over, 486 when
+    /// it has its allocation already, or its source has its part, 508 when all pairs have theirs.
+    fn pair_place(
+        &self,
+        request: &Request<'_>,
+        wanted: &Wanted,
+    ) -> Result<Option<Held>, ErrorCode> {
+        let Some(scope) = &request.owner.pair else {
+            return Ok(None);
+        };
+        let (shared, flow) = (&self.shared, request.flow);
+        let each = [Family::V4, Family::V6];
+        let families = each.map(|family| {
+            let wanted = wanted.additional || wanted.family == Some(family);
+            wanted && shared.relays.has_family(family)
+        });
+        let wait = match scope.is_waiting() {
+            false => None,
+            true => {
+                let taken = shared.waits.take(scope.pair, flow, families);
+                Some(taken.map_err(|error| match error {
+                    WaitError::Over => ErrorCode::FORBIDDEN,
+                    WaitError::Taken => ErrorCode::QUOTA_REACHED,
+                })?)
+            }
+        };
+        let capacity = each.map(|family| shared.relays.capacity_of(family));
+        let limits = &self.policy.limits.pairs;
+        let place = shared
+            .places
+            .take(flow.client.ip(), families, limits, capacity);
+        let place = place.map_err(|error| match error {
+            PlaceError::Source => ErrorCode::QUOTA_REACHED,
+            PlaceError::All => ErrorCode::INSUFFICIENT_CAPACITY,
+        })?;
+        Ok(Some(Box::new((place, wait))))
     }
 
     /// Eight bytes that nobody can guess.

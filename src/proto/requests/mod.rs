@@ -255,13 +255,13 @@ impl Relay {
         verdict: Verdict,
         any_port: bool,
     ) -> Result<Reach, Refusal> {
-        let (verdict, scope) = match request.owner.pair {
+        let (verdict, scope) = match &request.owner.pair {
             None => (verdict, Some(false)),
-            Some(pair) => {
-                let of_pair = any_port || self.shared.relays.is_of_pair(peer, pair);
+            Some(scope) => {
+                let of_pair = any_port || self.shared.relays.is_of_pair(peer, scope.pair);
                 match verdict.is_denied() && of_pair {
                     true => (self.policy.gate.judge_of_pair(peer.ip()), Some(true)),
-                    false if self.shared.pairs.allows(pair, peer.ip()) => (verdict, Some(false)),
+                    false if scope.allows(peer.ip()) => (verdict, Some(false)),
                     false => (verdict, of_pair.then_some(true)),
                 }
             }

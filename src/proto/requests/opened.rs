@@ -1,7 +1,7 @@
 //! The second half of Allocate: the relay sockets are open, or cannot be had.
 
 use super::allocate::success;
-use crate::proto::allocation::{Allocation, Bandwidth, Entry, Half, Opening, Pending, Protection};
+use crate::proto::allocation::{Allocation, Entry, Half, Limited, Opening, Pending, Protection};
 use crate::proto::answer::{Refusal, finish};
 use crate::proto::audit::{Audit, Traffic};
 use crate::proto::counters::{Outcome, RequestMethod};
@@ -122,7 +122,11 @@ impl Relay {
         key: Key,
         reply: &mut [u8],
     ) -> Result<Disposition, DropReason> {
-        let bandwidth = Bandwidth::new(self.policy.limits.bandwidth_per_allocation);
+        let of_pair = self
+            .registry
+            .get(key)
+            .is_some_and(|entry| entry.owner().pair.is_some());
+        let bandwidth = self.policy.limits.bandwidth(of_pair);
         let promoted = self
             .registry
             .promote(key, |pending| allocation(now, pending, bandwidth));
@@ -139,7 +143,7 @@ impl Relay {
             allocation.origin.token,
         );
         let relayed = allocation.relayed();
-        if let Some(pair) = owner.pair {
+        if let Some(pair) = owner.pair() {
             for half in allocation.halves.iter().flatten() {
                 self.shared.relays.set_pair(half.local, pair);
             }
@@ -182,11 +186,7 @@ struct Rest {
 }
 
 /// Makes an allocation of a pending one whose sockets are there.
-fn allocation(
-    now: Mono,
-    pending: Pending,
-    bandwidth: Option<Box<Bandwidth>>,
-) -> (Box<Allocation>, Rest) {
+fn allocation(now: Mono, pending: Pending, bandwidth: u64) -> (Box<Allocation>, Rest) {
     let mut origin = pending.origin;
     let expires = now.plus_secs(u64::from(origin.lifetime));
     let mut halves = [None; 2];
@@ -211,7 +211,7 @@ fn allocation(
         flow: pending.flow,
         halves,
         peers: Peers::default(),
-        bandwidth,
+        limited: Limited::new(bandwidth, pending.place),
         traffic: Traffic::default(),
         armed: Mono(0),
         owner: pending.owner,

@@ -7,23 +7,23 @@ use crate::pairing::{RendezvousId, SessionId};
 use crate::proto::Mono;
 
 use super::table::{SeatKey, Table};
-use super::{Denied, Mailbox, Open, Pairing, RoomLimits, Wait, Waiting};
+use super::{Denied, Hold, Holding, Mailbox, Pairing, RoomLimits, Wait, Waiting};
 
-/// The room. Clones share it. `M` is how connections are told things, `G` what is kept for the
-/// life of a pair.
-pub struct Room<M: Mailbox, G>(Arc<Mutex<Table<M, G>>>);
+/// The room. Clones share it. `M` is how connections are told things, `G` what is held for
+/// one that waits and for its session.
+pub struct Room<M: Mailbox, G: Hold>(Arc<Mutex<Table<M, G>>>);
 
-impl<M: Mailbox, G> Clone for Room<M, G> {
+impl<M: Mailbox, G: Hold> Clone for Room<M, G> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<M: Mailbox, G> Room<M, G> {
+impl<M: Mailbox, G: Hold> Room<M, G> {
     /// An empty room. The seed is secret and random: session ids and the tables' hashes follow
     /// from it.
-    pub fn new(limits: RoomLimits, seed: [u8; 32], open: Open<G>) -> Self {
-        Self(Arc::new(Mutex::new(Table::new(limits, seed, open))))
+    pub fn new(limits: RoomLimits, seed: [u8; 32], hold: Holding<G>) -> Self {
+        Self(Arc::new(Mutex::new(Table::new(limits, seed, hold))))
     }
 
     /// A seat for a connection from `observed`. `signals`: it can be sent what its peers signal,
@@ -51,6 +51,11 @@ impl<M: Mailbox, G> Room<M, G> {
         self.table().close();
     }
 
+    /// How many of those that [`Room::close`] told have not left yet.
+    pub fn leaving(&self) -> usize {
+        self.table().leaving()
+    }
+
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.table().waiting()
@@ -61,7 +66,7 @@ impl<M: Mailbox, G> Room<M, G> {
         self.table().sessions()
     }
 
-    /// Whether nothing is left: no seat, no entry, no session, nothing that lingers.
+    /// Whether nothing is left: no seat, no entry, no session.
     pub fn is_empty(&self) -> bool {
         self.table().is_empty()
     }
@@ -74,12 +79,12 @@ impl<M: Mailbox, G> Room<M, G> {
 
 /// A connection's place in the room. Dropping it takes away everything that it put there, and its
 /// peers are told.
-pub struct Seat<M: Mailbox, G> {
+pub struct Seat<M: Mailbox, G: Hold> {
     room: Room<M, G>,
     key: SeatKey,
 }
 
-impl<M: Mailbox, G> Seat<M, G> {
+impl<M: Mailbox, G: Hold> Seat<M, G> {
     /// Waits for a receiver. One wait at a time.
     ///
     /// # Errors
@@ -141,7 +146,7 @@ impl<M: Mailbox, G> Seat<M, G> {
     }
 }
 
-impl<M: Mailbox, G> Drop for Seat<M, G> {
+impl<M: Mailbox, G: Hold> Drop for Seat<M, G> {
     fn drop(&mut self) {
         self.room.table().unseat(self.key);
     }

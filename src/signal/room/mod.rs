@@ -41,8 +41,6 @@ pub struct RoomLimits {
     pub max_wait_s: u64,
     /// For how many seconds a host stays registered that is not heard of.
     pub host_silence_s: u64,
-    /// For how many seconds what was opened for a pair outlives its session.
-    pub linger_s: u64,
 }
 
 impl Default for RoomLimits {
@@ -57,7 +55,6 @@ impl Default for RoomLimits {
             signals: 128,
             max_wait_s: 30,
             host_silence_s: 60,
-            linger_s: 3600,
         }
     }
 }
@@ -170,7 +167,23 @@ pub trait Mailbox {
     fn deliver(&self, event: Event) -> Result<(), Gone>;
 }
 
-/// Opens what a pair needs besides the room: given the session and the addresses of both sides,
-/// the initiator's first. What it returns is kept while the session lasts and
-/// [`RoomLimits::linger_s`] longer. Called under the room's lock.
-pub type Open<G> = Box<dyn Fn(&SessionId, [IpAddr; 2]) -> G + Send + Sync>;
+/// What is kept for one that waits, and then for its session. All of it is called under the
+/// room's lock, the end by drop, too: it must not block or call the room.
+pub trait Hold {
+    /// The wait became a pair. Never called when it ends in another way.
+    fn paired(&mut self);
+}
+
+impl Hold for () {
+    fn paired(&mut self) {}
+}
+
+impl<H: Hold + ?Sized> Hold for Box<H> {
+    fn paired(&mut self) {
+        (**self).paired();
+    }
+}
+
+/// Begins what is held for one that waits for the other side of a session: for an initiator that
+/// can be told of it, not for a host, whose sessions begin with their receivers.
+pub type Holding<G> = Box<dyn Fn(&SessionId) -> G + Send + Sync>;

@@ -2,7 +2,7 @@
 
 mod upkeep;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ahash::RandomState;
@@ -15,7 +15,9 @@ use crate::proto::Mono;
 use crate::proto::bucket::TokenBucket;
 
 use super::ended::Ended;
-use super::{Denied, Event, Full, Mailbox, Open, Pairing, RoomLimits, Shares, Wait, Waiting};
+use super::{
+    Denied, Event, Full, Hold, Holding, Mailbox, Pairing, RoomLimits, Shares, Wait, Waiting,
+};
 
 /// Signals a second that a side of a session may send for long.
 const SIGNALS_PER_SECOND: u64 = 2;
@@ -27,17 +29,19 @@ const REPORTS: u8 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SeatKey(u64);
 
-struct SeatState<M> {
+struct SeatState<M, G> {
     mailbox: M,
     observed: SocketAddr,
     signals: bool,
-    waiting: Option<Box<Entry>>,
+    waiting: Option<Box<Entry<G>>>,
+    /// It waited when the room was closed.
+    leaving: bool,
     sessions: Vec<SessionId>,
     ended: Ended,
 }
 
 /// A waiting initiator.
-struct Entry {
+struct Entry<G> {
     id: RendezvousId,
     protocol: Protocol,
     target_ip: Option<IpAddr>,
@@ -46,6 +50,7 @@ struct Entry {
     /// Of the pair that is to be; a host gets a fresh one for each receiver.
     session: SessionId,
     endpoints: Box<[SocketAddr]>,
+    hold: Option<G>,
 }
 
 /// Two that can signal to each other. It is over when one of them leaves: the other one need not
@@ -56,7 +61,7 @@ struct Session<G> {
     receiver: IpAddr,
     /// Later ones have higher ones.
     number: u64,
-    open: G,
+    _hold: Option<G>,
 }
 
 struct Side {
@@ -66,15 +71,17 @@ struct Side {
 }
 
 /// See [`Room`](super::Room).
-pub(super) struct Table<M: Mailbox, G> {
+pub(super) struct Table<M: Mailbox, G: Hold> {
     limits: RoomLimits,
     rng: ChaCha12Rng,
-    open: Open<G>,
+    hold: Holding<G>,
     closed: bool,
+    /// Seats that are `leaving`.
+    leaving: usize,
     /// The latest time that was passed in.
     now: Mono,
     last_seat: u64,
-    seats: HashMap<SeatKey, SeatState<M>, RandomState>,
+    seats: HashMap<SeatKey, SeatState<M, G>, RandomState>,
     ids: HashMap<RendezvousId, Vec<SeatKey>, RandomState>,
     deadlines: BTreeSet<(Mono, SeatKey)>,
     /// Who waits, by where it is.
@@ -83,20 +90,19 @@ pub(super) struct Table<M: Mailbox, G> {
     /// The sessions, by where their receivers are.
     receivers: Shares<(u64, SessionId)>,
     last_session: u64,
-    /// What was opened for pairs whose sessions are over, and until when it is kept.
-    lingering: VecDeque<(Mono, G)>,
 }
 
-impl<M: Mailbox, G> Table<M, G> {
-    pub(super) fn new(limits: RoomLimits, seed: [u8; 32], open: Open<G>) -> Self {
+impl<M: Mailbox, G: Hold> Table<M, G> {
+    pub(super) fn new(limits: RoomLimits, seed: [u8; 32], hold: Holding<G>) -> Self {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let mut word = || rng.next_u64();
         let seeds = RandomState::with_seeds(word(), word(), word(), word());
         Self {
             limits,
             rng,
-            open,
+            hold,
             closed: false,
+            leaving: 0,
             now: Mono(0),
             last_seat: 0,
             seats: HashMap::with_hasher(seeds.clone()),
@@ -106,7 +112,6 @@ impl<M: Mailbox, G> Table<M, G> {
             sessions: HashMap::with_hasher(seeds.clone()),
             receivers: Shares::new(limits.sessions, limits.sessions_per_source, seeds),
             last_session: 0,
-            lingering: VecDeque::new(),
         }
     }
 
@@ -118,6 +123,7 @@ impl<M: Mailbox, G> Table<M, G> {
             observed: SocketAddr::new(observed.ip().to_canonical(), observed.port()),
             signals,
             waiting: None,
+            leaving: false,
             sessions: Vec::new(),
             ended: Ended::default(),
         };
@@ -126,10 +132,11 @@ impl<M: Mailbox, G> Table<M, G> {
     }
 
     pub(super) fn unseat(&mut self, key: SeatKey) {
-        self.stop_waiting(key);
+        drop(self.stop_waiting(key));
         let Some(seat) = self.seats.remove(&key) else {
             return;
         };
+        self.leaving -= usize::from(seat.leaving);
         for session in seat.sessions {
             self.end(session, Some(key));
         }
@@ -177,6 +184,7 @@ impl<M: Mailbox, G> Table<M, G> {
             deadline,
             session,
             endpoints: wait.endpoints.into(),
+            hold: (seat.signals && !wait.host).then(|| (self.hold)(&session)),
         }));
         Ok(Waiting {
             session: (!wait.host).then_some(session),
@@ -262,7 +270,6 @@ impl<M: Mailbox, G> Table<M, G> {
         let (host, protocol) = (entry.host, entry.protocol);
         let session = if host { fresh } else { entry.session };
         let peer_endpoints = entry.endpoints.to_vec();
-        let open = (self.open)(&session, [peer_observed.ip(), observed.ip()]);
         let told = initiator.mailbox.deliver(Event::Paired(Pairing {
             session,
             role: Role::Initiator,
@@ -274,16 +281,20 @@ impl<M: Mailbox, G> Table<M, G> {
         }));
         if told.is_err() {
             // Its connection is ending. Nobody is paired with the dead.
-            self.stop_waiting(waiter);
+            drop(self.stop_waiting(waiter));
             return Err(ErrorCode::NobodyWaits.into());
         }
+        let mut hold = None;
         if !host {
-            self.stop_waiting(waiter);
+            hold = self.stop_waiting(waiter);
+        }
+        if let Some(hold) = &mut hold {
+            hold.paired();
         }
         if let Some((_, displaced)) = displaced {
             self.end(displaced, None);
         }
-        self.begin(session, [waiter, key], observed.ip(), open);
+        self.begin(session, [waiter, key], observed.ip(), hold);
         Ok(Pairing {
             session,
             role: Role::Receiver,
@@ -295,9 +306,15 @@ impl<M: Mailbox, G> Table<M, G> {
         })
     }
 
-    /// Begins a session. Where one of the two can not signal there is nothing to be in: what was
-    /// opened for them lingers only, and the other one may tell what became of it.
-    fn begin(&mut self, session: SessionId, seats: [SeatKey; 2], receiver: IpAddr, open: G) {
+    /// Begins a session. Where one of the two can not signal there is nothing to be in, but
+    /// the other one may tell what became of it.
+    fn begin(
+        &mut self,
+        session: SessionId,
+        seats: [SeatKey; 2],
+        receiver: IpAddr,
+        hold: Option<G>,
+    ) {
         let signals = |key: &SeatKey| self.seats.get(key).is_some_and(|seat| seat.signals);
         let kept = seats.iter().all(signals);
         for key in seats {
@@ -308,7 +325,7 @@ impl<M: Mailbox, G> Table<M, G> {
             }
         }
         if !kept {
-            return self.linger(open);
+            return;
         }
         let sides = seats.map(|seat| Side {
             seat,
@@ -322,7 +339,7 @@ impl<M: Mailbox, G> Table<M, G> {
             sides,
             receiver,
             number,
-            open,
+            _hold: hold,
         };
         self.sessions.insert(session, begun);
     }
@@ -417,15 +434,6 @@ impl<M: Mailbox, G> Table<M, G> {
                 let _ = seat.mailbox.deliver(Event::PeerLeft { session });
             }
         }
-        self.linger(ended.open);
-    }
-
-    fn linger(&mut self, open: G) {
-        if self.lingering.len() >= self.limits.sessions {
-            self.lingering.pop_front();
-        }
-        let until = self.now.plus_secs(self.limits.linger_s);
-        self.lingering.push_back((until, open));
     }
 
     pub(super) fn handle_timeout(&mut self, now: Mono) {
@@ -436,35 +444,26 @@ impl<M: Mailbox, G> Table<M, G> {
             }
             self.end_wait(key, Event::TimedOut);
         }
-        while self.lingering.front().is_some_and(|(at, _)| *at <= now) {
-            self.lingering.pop_front();
-        }
         self.shrink();
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Mono> {
-        let wait = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let linger = self.lingering.front().map(|(until, _)| *until);
-        wait.into_iter().chain(linger).min()
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// Ends a wait, and says why.
     fn end_wait(&mut self, key: SeatKey, why: Event) {
-        self.stop_waiting(key);
+        drop(self.stop_waiting(key));
         if let Some(seat) = self.seats.get(&key) {
             // One that does not take it has gone without waiting for the answer.
             let _ = seat.mailbox.deliver(why);
         }
     }
 
-    /// Takes a waiting entry out of every table.
-    fn stop_waiting(&mut self, key: SeatKey) {
-        let Some(seat) = self.seats.get_mut(&key) else {
-            return;
-        };
-        let Some(entry) = seat.waiting.take() else {
-            return;
-        };
+    /// Takes a waiting entry out of every table; what is held for it is left to the caller.
+    fn stop_waiting(&mut self, key: SeatKey) -> Option<G> {
+        let seat = self.seats.get_mut(&key)?;
+        let entry = seat.waiting.take()?;
         self.waiting.leave(seat.observed.ip(), key);
         self.deadlines.remove(&(entry.deadline, key));
         if let Some(queue) = self.ids.get_mut(&entry.id) {
@@ -473,11 +472,16 @@ impl<M: Mailbox, G> Table<M, G> {
                 self.ids.remove(&entry.id);
             }
         }
+        entry.hold
     }
 
     pub(super) fn close(&mut self) {
         self.closed = true;
         while let Some(&(_, key)) = self.deadlines.first() {
+            if let Some(seat) = self.seats.get_mut(&key) {
+                self.leaving += usize::from(!seat.leaving);
+                seat.leaving = true;
+            }
             self.end_wait(key, Event::GoingAway);
         }
     }

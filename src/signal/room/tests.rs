@@ -38,18 +38,31 @@ impl Letters {
     }
 }
 
-/// Counts what is open for pairs.
-struct Token(Arc<AtomicUsize>);
+/// Counts what is held, and what was dropped without a pair.
+struct Token {
+    open: Arc<AtomicUsize>,
+    unpaired: Arc<AtomicUsize>,
+    paired: bool,
+}
+
+impl Hold for Token {
+    fn paired(&mut self) {
+        assert!(!self.paired, "told once");
+        self.paired = true;
+    }
+}
 
 impl Drop for Token {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.open.fetch_sub(1, Relaxed);
+        self.unpaired.fetch_add(usize::from(!self.paired), Relaxed);
     }
 }
 
 struct House {
     room: Room<Letters, Token>,
     open: Arc<AtomicUsize>,
+    unpaired: Arc<AtomicUsize>,
 }
 
 struct Person {
@@ -58,15 +71,20 @@ struct Person {
 }
 
 fn house(limits: RoomLimits) -> House {
-    let open = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&open);
-    let opener = Box::new(move |_: &SessionId, _| {
-        count.fetch_add(1, Relaxed);
-        Token(Arc::clone(&count))
+    let (open, unpaired) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let counts = (Arc::clone(&open), Arc::clone(&unpaired));
+    let holding = Box::new(move |_: &SessionId| {
+        counts.0.fetch_add(1, Relaxed);
+        Token {
+            open: Arc::clone(&counts.0),
+            unpaired: Arc::clone(&counts.1),
+            paired: false,
+        }
     });
     House {
-        room: Room::new(limits, [7; 32], opener),
+        room: Room::new(limits, [7; 32], holding),
         open,
+        unpaired,
     }
 }
 
@@ -380,7 +398,6 @@ fn nothing_is_left_of_any_course_of_events() {
             sessions: 15,
             sessions_per_source: 10,
             sessions_per_seat: 5,
-            linger_s: 50,
             ..RoomLimits::default()
         });
         let mut people: Vec<Person> = Vec::new();
@@ -413,7 +430,7 @@ fn nothing_is_left_of_any_course_of_events() {
                 _ => drop(people.swap_remove(at)),
             }
             assert!(house.room.waiting() <= 20 && house.room.sessions() <= 15);
-            assert!(house.open.load(Relaxed) <= 30, "lingering is capped, too");
+            assert!(house.open.load(Relaxed) <= 35, "one for each of them");
         }
         people.clear();
         assert_eq!((house.room.waiting(), house.room.sessions()), (0, 0));

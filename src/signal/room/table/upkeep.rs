@@ -5,9 +5,9 @@ use std::hash::Hash;
 use ahash::RandomState;
 use hashbrown::HashMap;
 
-use super::{Mailbox, Table};
+use super::{Hold, Mailbox, Table};
 
-impl<M: Mailbox, G> Table<M, G> {
+impl<M: Mailbox, G: Hold> Table<M, G> {
     /// Gives memory back after a flood.
     pub(super) fn shrink(&mut self) {
         fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V, RandomState>) {
@@ -24,6 +24,10 @@ impl<M: Mailbox, G> Table<M, G> {
         self.deadlines.len()
     }
 
+    pub(in crate::signal::room) const fn leaving(&self) -> usize {
+        self.leaving
+    }
+
     pub(in crate::signal::room) fn sessions(&self) -> usize {
         self.sessions.len()
     }
@@ -35,6 +39,5 @@ impl<M: Mailbox, G> Table<M, G> {
             && self.receivers.is_empty()
             && self.deadlines.is_empty()
             && self.sessions.is_empty()
-            && self.lingering.is_empty()
     }
 }

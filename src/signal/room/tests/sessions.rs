@@ -105,7 +105,7 @@ fn one_that_only_asked_can_not_be_signalled_to() {
     a.seat.wait(T0, wish("k")).expect("it waits");
     b.receive(T0, "k").expect("paired");
     assert_eq!(house.room.sessions(), 0, "two that only asked need none");
-    assert_eq!(house.open.load(Relaxed), 2, "but their relay");
+    assert_eq!(house.open.load(Relaxed), 0, "nothing is held for those");
 }
 
 /// As the specification has it: the host says nothing when a receiver is gone.
@@ -134,23 +134,29 @@ fn a_host_outlives_any_number_of_receivers() {
 }
 
 #[test]
-fn what_was_opened_for_a_pair_outlives_its_session_for_a_while() {
-    let limits = RoomLimits {
-        linger_s: 600,
-        ..RoomLimits::default()
-    };
-    let house = house(limits);
+fn what_is_held_for_a_wait_ends_with_it_or_with_the_session_that_came_of_it() {
+    let house = house(RoomLimits::default());
+    let held = || (house.open.load(Relaxed), house.unpaired.load(Relaxed));
     let (a, b, session) = pair(&house);
     house.room.handle_timeout(T0.plus_secs(100_000));
-    assert_eq!(house.open.load(Relaxed), 1, "it lives as the session does");
-    let end = T0.plus_secs(100_000);
+    assert_eq!(held(), (1, 0), "it lives as the session does");
     a.seat.leave(session).expect("its own");
     assert_eq!(b.letters.take(), [Event::PeerLeft { session }]);
-    house.room.handle_timeout(end.plus_secs(599));
-    assert_eq!(house.open.load(Relaxed), 1);
-    assert_eq!(house.room.poll_timeout(), Some(end.plus_secs(600)));
-    house.room.handle_timeout(end.plus_secs(600));
-    assert_eq!(house.open.load(Relaxed), 0);
+    assert_eq!(held(), (0, 0), "it was paired");
+    // A wait that times out, is broken off, is sent away; a host, for which nothing is held.
+    a.seat.wait(T0, wish("k")).expect("it waits");
+    assert_eq!(held(), (1, 0));
+    house.room.handle_timeout(T0.plus_secs(30));
+    assert_eq!(held(), (0, 1));
+    a.seat.wait(T0, wish("k")).expect("it waits");
+    drop(a);
+    assert_eq!(held(), (0, 2));
+    let [c, d] = ["192.0.2.3:1", "192.0.2.4:1"].map(|from| house.person(from));
+    c.seat.wait(T0, wish("k")).expect("it waits");
+    d.seat.wait(T0, host("k")).expect("it waits");
+    assert_eq!(held(), (1, 2));
+    house.room.close();
+    assert_eq!(held(), (0, 3));
 }
 
 #[test]
@@ -161,6 +167,7 @@ fn a_closed_room_tells_those_who_wait_and_lets_sessions_go_on() {
     desk.seat.wait(T0, host("h")).expect("it waits");
     house.room.close();
     assert_eq!(desk.letters.take(), [Event::GoingAway]);
+    assert_eq!(house.room.leaving(), 1, "who does not wait is not counted");
     assert_eq!(
         desk.seat.wait(T0, host("h")),
         Err(ErrorCode::GoingAway.into())
