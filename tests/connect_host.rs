@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, accept_async};
 use turnserver::client::connect::{ConnectError, Connector, Host, Progress};
-use turnserver::pairing::{AccessKey, ErrorCode, ServerMessage};
+use turnserver::pairing::{AccessKey, ErrorCode, Nonce, ServerMessage};
 
 fn host(listener: &TcpListener, progress: mpsc::UnboundedSender<Progress>) -> Host {
     let server = listener.local_addr().expect("bound").to_string();
@@ -29,6 +29,8 @@ fn host(listener: &TcpListener, progress: mpsc::UnboundedSender<Progress>) -> Ho
 async fn joined(listener: &TcpListener) -> WebSocketStream<TcpStream> {
     let (stream, _) = listener.accept().await.expect("a connection");
     let mut socket = accept_async(stream).await.expect("a WebSocket");
+    let nonce = Nonce::from_bytes(&[1; 16]);
+    say(&mut socket, &ServerMessage::Hello { nonce }).await;
     let join = socket.next().await.expect("open").expect("a join");
     assert!(join.is_text(), "{join}");
     socket
@@ -157,5 +159,6 @@ fn error(code: ErrorCode, message: String) -> ServerMessage {
         session: None,
         reason: None,
         retry_after_s: None,
+        nonce: None,
     }
 }

@@ -1,5 +1,6 @@
-//! Somebody who knows under which id two devices meet, and not their key, gets nothing: not by the
-//! pairing server, nor by checks, handshakes and sealed datagrams, directly and through the relay.
+//! Somebody whom a dishonest pairing server lets in without the key gets nothing: not by what he
+//! says there, nor by checks, handshakes and sealed datagrams, directly and through the relay. That
+//! an honest one lets nobody in is in `signal_proof.rs`.
 
 mod connect_support;
 mod support;
@@ -37,21 +38,17 @@ impl Impostor {
     /// Meets the honest side, in the role that this one leaves.
     async fn meet(world: &World, key: &str, role: Role) -> Self {
         let server = world.address.to_string().parse().expect("a server");
-        let join = ClientMessage::Join(Join {
-            role,
-            id: Some(AccessKey::new(key).expect("a key").rendezvous_id()),
-            access_key: None,
+        // What it is let in by is not used for anything else.
+        let key = AccessKey::new(key).expect("a key");
+        let join = Join {
             protocol: (role == Role::Initiator).then_some(Protocol::Udp),
-            target_ip: None,
-            wait_s: None,
-            host: false,
-            endpoints: Vec::new(),
-        });
+            ..Join::new(role)
+        };
         loop {
             let options = SocketOptions::default();
             let connected = Rendezvous::connect(&server, &options).await;
             let mut rendezvous = connected.expect("a server");
-            rendezvous.send(&join).await.expect("sent");
+            rendezvous.join(&key, join.clone()).await.expect("sent");
             loop {
                 match rendezvous.next().await.expect("open") {
                     ServerMessage::Paired {
@@ -274,5 +271,29 @@ async fn what_it_says_gives_it_away() {
                 "{says:?}: {ended:?}"
             );
         }
+    }
+}
+
+/// One that is let in and says nothing keeps its place at a host for a moment only, also with a
+/// salt, which anybody can draw.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_does_not_wait_long_for_one_who_shows_nothing() {
+    for (protocol, says_salt) in [(Protocol::Udp, false), (Protocol::Tcp, true)] {
+        let world = World::new(By::Udp);
+        let key = fresh_key();
+        let mut host = world.device(&key).protocol(protocol).host();
+        let registered = in_time("it is registered", host.registered()).await;
+        registered.expect("it is taken");
+        let meeting = Impostor::meet(&world, &key, Role::Receiver);
+        let mut impostor = in_time("it is paired", meeting).await;
+        if says_salt {
+            impostor.say(Salt([9; 16]).to_string()).await;
+        }
+        let refused = in_time("it is given up", host.accept()).await;
+        let Err(ConnectError::NoPath { reason }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(reason.contains("does not show"), "{reason}");
+        assert!(host.is_open());
     }
 }

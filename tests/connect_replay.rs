@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, accept_async};
 use turnserver::client::connect::{ConnectError, Connector, PunchedConn};
 use turnserver::pairing::{
-    AccessKey, ClientMessage, PathKind, Protocol, Role, ServerMessage, SessionId,
+    AccessKey, ClientMessage, Nonce, PathKind, Protocol, Role, ServerMessage, SessionId,
 };
 
 type Socket = WebSocketStream<TcpStream>;
@@ -70,6 +70,8 @@ impl Rogue {
     async fn visitor(&self) -> (Socket, SocketAddr, Role) {
         let (stream, from) = self.listener.accept().await.expect("a device");
         let mut socket = accept_async(stream).await.expect("a WebSocket");
+        let nonce = Nonce::from_bytes(&[1; 16]);
+        say(&mut socket, &ServerMessage::Hello { nonce }).await;
         match hear(&mut socket).await {
             Some(ClientMessage::Join(join)) => (socket, from, join.role),
             other => panic!("{other:?}"),

@@ -211,7 +211,7 @@ fn device(server: &Server, key: &str) -> Connector {
 #[test]
 fn it_finds_the_vectors_of_the_document() {
     let said = foreign(&["vectors", DOCUMENT]);
-    assert_eq!(said, "10 values are as the document says\n");
+    assert_eq!(said, "16 values are as the document says\n");
 }
 
 #[test]

@@ -125,7 +125,12 @@ fn malformed_joins() {
     let endpoints = |each: &str, count: usize| {
         with(receiver("k"), json!({"endpoints": vec![each; count]})).to_string()
     };
-    let id = "\"id\": \"Yr_O637HJxTkrCTWPU1ZGg\"";
+    let id = "\"id\": \"9_FQBMSaNCbQiH6h9JzPyw\"";
+    let (public_key, signature) = ("A".repeat(43), "A".repeat(86));
+    let proof = |public_key: &str, nonce: &str, signature: &str| {
+        let proof = json!({"public_key": public_key, "nonce": nonce, "signature": signature});
+        format!("{{\"role\":\"receiver\",{id},\"proof\":{proof}}}")
+    };
     for (code, body) in [
         ("bad_request", String::new()),
         ("bad_request", "null".to_owned()),
@@ -144,6 +149,15 @@ fn malformed_joins() {
             "bad_request",
             "{\"role\":\"receiver\",\"id\":\"too short\"}".to_owned(),
         ),
+        ("bad_request", proof("short", "n", &signature)),
+        ("bad_request", proof(&public_key, "two words", &signature)),
+        (
+            "bad_request",
+            proof(&public_key, &"n".repeat(65), &signature),
+        ),
+        ("bad_request", proof(&public_key, "n", "short")),
+        ("proof_required", proof(&public_key, "n", &signature)),
+        ("proof_required", format!("{{\"role\":\"receiver\",{id}}}")),
         (
             "bad_request",
             "{\"role\":\"receiver\",\"access_key\":7}".to_owned(),
@@ -177,6 +191,7 @@ fn malformed_joins() {
             answer.status,
             match code {
                 "bad_request" => 400,
+                "proof_required" => 401,
                 "too_large" => 413,
                 _ => 404,
             }

@@ -70,7 +70,8 @@ fn raw_socket(server: SocketAddr, join: &str) -> TcpStream {
     stream.write_all(request.as_bytes()).expect("sent");
     let mut head = [0; 1024];
     let mut len = 0;
-    while !head[..len].ends_with(b"\r\n\r\n") {
+    // The hello is the last thing that comes, and the only JSON.
+    while !head[..len].ends_with(b"}") {
         len += stream.read(&mut head[len..]).expect("an answer");
     }
     assert!(head.starts_with(b"HTTP/1.1 101"));
@@ -197,6 +198,8 @@ fn a_thousand_that_wait_over_tls_take_little_memory() {
             let url = format!("ws://{}/v1/ws", server.signaling());
             let opened = tungstenite::client(url, stream.expect("TLS"));
             let (mut socket, _) = opened.expect("a WebSocket");
+            let hello = socket.read().expect("a hello").to_string();
+            assert!(hello.contains("\"hello\""), "{hello}");
             let join = with(
                 initiator(&waiting.len().to_string()),
                 json!({"type": "join"}),

@@ -11,7 +11,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use signal_support::{Socket, connect, connect_from, initiator, pair, post, receiver, reply, with};
+use signal_support::{
+    Socket, connect, connect_from, initiator, pair, post, proven, receiver, reply, with,
+};
 use tokio_tungstenite::tungstenite;
 use turnserver::client::connect::Connector;
 use turnserver::client::rendezvous::{Rendezvous, SocketOptions};
@@ -74,15 +76,34 @@ fn the_initiator_chooses_the_protocol() {
 #[test]
 fn a_derived_id_and_a_plain_key_meet() {
     let (_handle, server) = serve();
-    let id = AccessKey::new("our key").expect("a key").rendezvous_id();
-    let mut first = Socket::open(server);
-    first.join(json!({"role": "initiator", "id": id.to_string()}));
-    let waiting = first.expect("waiting");
-    assert_eq!(waiting["wait_s"], 30);
-    let second = pair(server, &receiver("our key"));
-    assert_eq!(second.body["session"], waiting["session"]);
-    let paired = first.expect("paired");
-    assert_eq!(paired["session"], waiting["session"]);
+    for _ in 0..2 {
+        let mut first = Socket::open(server);
+        first.join(proven(&initiator(""), "our key", &first.1));
+        let waiting = first.expect("waiting");
+        assert_eq!(waiting["wait_s"], 30);
+        let second = pair(server, &receiver("our key"));
+        assert_eq!(second.body["session"], waiting["session"]);
+        let paired = first.expect("paired");
+        assert_eq!(paired["session"], waiting["session"]);
+        // The other way round, by HTTP, where the nonce comes with the first refusal.
+        let mut first = Socket::open(server);
+        first.join(initiator("our key"));
+        let waiting = first.expect("waiting");
+        let id = AccessKey::new("our key").expect("a key").rendezvous_id();
+        let asked = pair(server, &json!({"role": "receiver", "id": id}));
+        assert_eq!(
+            (asked.status, &asked.body["code"]),
+            (401, &json!("proof_required"))
+        );
+        assert!(
+            asked.head.contains("\r\nwww-authenticate: "),
+            "{}",
+            asked.head
+        );
+        let second = proven(&receiver(""), "our key", &asked.body["nonce"]);
+        let second = pair(server, &second);
+        assert_eq!(second.body["session"], waiting["session"]);
+    }
 }
 
 #[test]
@@ -204,19 +225,12 @@ async fn our_own_client_pairs() {
     let options = SocketOptions::default();
     let mut a = Rendezvous::connect(&url, &options).await.expect("connects");
     let mut b = Rendezvous::connect(&url, &options).await.expect("connects");
-    let join = |role| {
-        ClientMessage::Join(Join {
-            role,
-            id: Some(key.rendezvous_id()),
-            access_key: None,
-            protocol: Some(Protocol::Tcp),
-            target_ip: None,
-            wait_s: Some(5),
-            host: false,
-            endpoints: Vec::new(),
-        })
+    let join = |role| Join {
+        protocol: Some(Protocol::Tcp),
+        wait_s: Some(5),
+        ..Join::new(role)
     };
-    b.send(&join(Role::Receiver)).await.expect("sent");
+    b.join(&key, join(Role::Receiver)).await.expect("sent");
     let refused = b.next().await.expect("an answer");
     assert!(matches!(
         refused,
@@ -225,11 +239,11 @@ async fn our_own_client_pairs() {
             ..
         }
     ));
-    a.send(&join(Role::Initiator)).await.expect("sent");
+    a.join(&key, join(Role::Initiator)).await.expect("sent");
     let ServerMessage::Waiting { session, .. } = a.next().await.expect("an answer") else {
         panic!("it waits");
     };
-    b.send(&join(Role::Receiver)).await.expect("sent");
+    b.join(&key, join(Role::Receiver)).await.expect("sent");
     for (side, own) in [(&mut a, Role::Initiator), (&mut b, Role::Receiver)] {
         let ServerMessage::Paired {
             session: paired,
@@ -345,6 +359,7 @@ fn our_own_host_stays_registered_when_a_session_fails() {
         let text = socket.read().expect("the host stays");
         serde_json::from_str(text.to_text().expect("text")).expect("JSON")
     };
+    say(&mut socket, json!({"type": "hello", "nonce": "n"}));
     assert_eq!(hear(&mut socket)["host"], true);
     let waiting = json!({"type": "waiting", "observed": from, "wait_s": 60, "ice_servers": []});
     say(&mut socket, waiting);

@@ -81,13 +81,11 @@ fn words_instead_of_json_and_still_only_the_peers_bytes_on_standard_output() {
     let server = start();
     let at = pairing(&server);
     let mut first = Turnctl::spawn(&mut command(&["connect", &at, "k", "udp"]));
-    let waiting = first.events.recv_timeout(PATIENCE).expect("a line");
-    assert!(
-        waiting
-            .as_str()
-            .expect("words")
-            .starts_with("waiting for the other device")
-    );
+    // "k" is no good key.
+    for words in ["warning: ", "waiting for the other device"] {
+        let line = first.events.recv_timeout(PATIENCE).expect("a line");
+        assert!(line.as_str().expect("words").starts_with(words), "{line}");
+    }
     let mut second = Turnctl::spawn(&mut command(&["connect", &at, "k"]));
     first.write(b"hello\n");
     first.end_input();
@@ -102,22 +100,15 @@ fn words_instead_of_json_and_still_only_the_peers_bytes_on_standard_output() {
     );
 }
 
-/// Joins as somebody who learned the rendezvous id, and not the key.
+/// Joins as somebody whom a lying server lets in, who has not the key that the two talk by: what it
+/// joins with is not used for anything else.
 async fn impostor(server: &Server, key: &str) -> (Rendezvous, SessionId) {
     let url = pairing(server).parse().expect("a server");
     let connected = Rendezvous::connect(&url, &SocketOptions::default()).await;
     let mut rendezvous = connected.expect("connected");
-    let join = ClientMessage::Join(Join {
-        role: Role::Receiver,
-        id: Some(AccessKey::new(key).expect("a key").rendezvous_id()),
-        access_key: None,
-        protocol: None,
-        target_ip: None,
-        wait_s: None,
-        host: false,
-        endpoints: Vec::new(),
-    });
-    rendezvous.send(&join).await.expect("sent");
+    let key = AccessKey::new(key).expect("a key");
+    let join = Join::new(Role::Receiver);
+    rendezvous.join(&key, join).await.expect("sent");
     loop {
         if let ServerMessage::Paired { session, .. } = rendezvous.next().await.expect("open") {
             return (rendezvous, session);
@@ -130,6 +121,37 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         .enable_all()
         .build();
     runtime.expect("a runtime").block_on(future)
+}
+
+#[test]
+fn it_warns_of_weak_keys_and_makes_strong_ones() {
+    let fresh = || {
+        let made = command(&["key"]).output().expect("turnctl starts");
+        assert!(made.status.success());
+        assert_eq!(made.stderr, b"");
+        String::from_utf8(made.stdout).expect("text")
+    };
+    let key = fresh();
+    assert_eq!((key.len(), key.lines().count()), (33, 1), "{key:?}");
+    assert_ne!(key, fresh());
+    let server = start();
+    let at = pairing(&server);
+    for (key, weak) in [(key.trim_end(), false), ("my-secret-key", true)] {
+        // Nobody waits, so that it ends at once.
+        let mut asking = Turnctl::start(&["connect", &at, key]);
+        if weak {
+            let warning = asking.event("warning");
+            assert_eq!(warning["code"], "weak_key");
+            let message = warning["message"].as_str().expect("a text");
+            assert!(
+                message.contains("turnctl key") && !message.contains(key),
+                "{message}"
+            );
+        }
+        let next = asking.events.recv_timeout(PATIENCE).expect("an event");
+        assert_eq!(next["event"], "error", "{next}");
+        assert_eq!(asking.exit_code(), 3);
+    }
 }
 
 #[test]

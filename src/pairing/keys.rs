@@ -67,9 +67,13 @@ impl AccessKey {
         out
     }
 
-    /// Under which the server lets the two find each other.
-    pub fn rendezvous_id(&self) -> RendezvousId {
-        RendezvousId(self.derive(&[b"rid"]))
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// Of the key pair by which the holder of the access key proves that it is one.
+    pub(super) fn signing_seed(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.derive(&[b"sign"]))
     }
 
     /// What the two use between them in one session, once each knows both salts. Other salts give other secrets: a server
@@ -161,7 +165,8 @@ macro_rules! identifier {
 }
 
 identifier! {
-    /// Where two devices meet: 128 bits derived from their access key.
+    /// Where two devices meet: the first 128 bits of the SHA-256 of a public key that follows from
+    /// their access key.
     RendezvousId
 }
 
@@ -230,7 +235,7 @@ mod tests {
                 "AAECAwQFBgcICQoLDA0ODw",
                 "EBESExQVFhcYGRobHB0eHw",
                 "ICEiIyQlJicoKSorLC0uLw",
-                "Yr_O637HJxTkrCTWPU1ZGg",
+                "9_FQBMSaNCbQiH6h9JzPyw",
                 "53c7e94a4102e353bc01867340b268faee8aff3af5620d38884e2d636c80711b",
                 "d5160d3b84946dd6803655392ac5fe1c8af04135c2a6a7e1744c8ae8536b6aa3",
                 "c4a08a56308d20221b7ca100747140f4e9b4d8484cd11690ce8eafd07d43b525",
@@ -240,7 +245,7 @@ mod tests {
                 "_____________________w",
                 "AAAAAAAAAAAAAAAAAAAAAA",
                 "_____________________w",
-                "VFu8Dv3rPVlSn71ihUpkwA",
+                "wwWkGyTVydKuM6MaisocnA",
                 "7338765eb2b204501d5e7a20b74f400c2208d3f466d4a6fd7b89916e0639dace",
                 "0ca1cafdfb56911ffef179327acf185b0c0e7242988f1bdeef12288271f32024",
                 "2e2f21c89459342b3fb0ced3c46cc0430564946188d1a0b5c158b24ca01b2417",

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{RendezvousId, SessionId};
+use super::proof::{Nonce, Proof};
 
 /// The longest blob that the server forwards, in characters.
 pub const MAX_BLOB: usize = 4096;
@@ -57,9 +58,12 @@ pub enum Outcome {
 pub struct Join {
     /// Which side.
     pub role: Role,
-    /// Derived from the access key. Either this or `access_key`.
+    /// Derived from the access key. Either this, with a proof, or `access_key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<RendezvousId>,
+    /// That the sender has the access key of the id, see [`Join::proven`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Box<Proof>>,
     /// The key itself, for those who cannot derive: the server derives and forgets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_key: Option<String>,
@@ -78,6 +82,23 @@ pub struct Join {
     /// Own addresses that the peer is to be told, in clear; for clients without candidates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<SocketAddr>,
+}
+
+impl Join {
+    /// One with every default, which says nothing of the access key yet.
+    pub const fn new(role: Role) -> Self {
+        Self {
+            role,
+            id: None,
+            proof: None,
+            access_key: None,
+            protocol: None,
+            target_ip: None,
+            wait_s: None,
+            host: false,
+            endpoints: Vec::new(),
+        }
+    }
 }
 
 /// From a client, on the WebSocket.
@@ -132,6 +153,11 @@ pub struct IceServer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ServerMessage {
+    /// The first message on every WebSocket.
+    Hello {
+        /// To be signed by joins on this connection.
+        nonce: Nonce,
+    },
     /// The initiator waits, and is registered already.
     Waiting {
         /// Of the pair that is to be; absent for a host, whose sessions begin with `Paired`.
@@ -200,6 +226,9 @@ pub enum ServerMessage {
         /// After how many seconds it may be better, where time helps.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_s: Option<u64>,
+        /// With `proof_required` over HTTP: to be signed by the next join.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nonce: Option<Nonce>,
     },
 }
 
@@ -222,6 +251,8 @@ pub enum Reason {
     AllSessions,
     /// Sessions of the host that was asked for.
     HostSessions,
+    /// Receivers that were paired under one id within a minute.
+    Receivers,
     /// Signals in one session.
     Signals,
     /// Messages on one connection.
@@ -244,6 +275,10 @@ pub enum ErrorCode {
     TooMany,
     /// The request is malformed, or misses something.
     BadRequest,
+    /// A join by id has no proof, or one for another nonce.
+    ProofRequired,
+    /// The proof was not made by the holder of the id's access key.
+    ProofWrong,
     /// The body, a message, an id or a blob is longer than allowed.
     TooLarge,
     /// There is no such session, or it is not this connection's.

@@ -5,11 +5,14 @@
 
 mod keys;
 mod messages;
+mod proof;
 mod seal;
+mod strength;
 
 pub use keys::{AccessKey, KeyError, RendezvousId, Salt, Salts, SessionId, SessionSecrets};
 pub use messages::{
     ClientMessage, ErrorCode, IceServer, Join, MAX_BLOB, Outcome, PathKind, Protocol, Reason, Role,
     ServerMessage,
 };
+pub use proof::{Nonce, Proof};
 pub use seal::{Blobs, Opened, SealError};

@@ -52,11 +52,13 @@ pub(super) enum JoinAnswer {
     Refused(ErrorCode),
 }
 
-const REFUSALS: [ErrorCode; 7] = [
+const REFUSALS: [ErrorCode; 9] = [
     ErrorCode::NobodyWaits,
     ErrorCode::Busy,
     ErrorCode::TooMany,
     ErrorCode::BadRequest,
+    ErrorCode::ProofRequired,
+    ErrorCode::ProofWrong,
     ErrorCode::TooLarge,
     ErrorCode::GoingAway,
     ErrorCode::Internal,
@@ -154,6 +156,8 @@ pub(super) const fn code_name(code: ErrorCode) -> &'static str {
         ErrorCode::Busy => "busy",
         ErrorCode::TooMany => "too_many",
         ErrorCode::BadRequest => "bad_request",
+        ErrorCode::ProofRequired => "proof_required",
+        ErrorCode::ProofWrong => "proof_wrong",
         ErrorCode::TooLarge => "too_large",
         ErrorCode::NoSession => "no_session",
         ErrorCode::GoingAway => "going_away",
@@ -193,7 +197,7 @@ mod tests {
         }
         assert_eq!(
             (read.joins.len(), read.waits.len(), read.outcomes.len()),
-            (9, 5, 3)
+            (11, 5, 3)
         );
     }
 }

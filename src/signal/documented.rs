@@ -5,7 +5,7 @@ use super::frames::{CloseCode, MAX_MESSAGE};
 use super::http::{self, status_of};
 use super::mailbox::BEHIND;
 use super::room::SITE;
-use super::{join, listener, ws};
+use super::{join, listener, nonces, ws};
 use crate::pairing::{ErrorCode, MAX_BLOB, Reason};
 
 const DOCUMENT: &str = include_str!("../../docs/signalling.md");
@@ -33,6 +33,8 @@ fn every_error_code_with_its_status() {
         ErrorCode::Busy,
         ErrorCode::TooMany,
         ErrorCode::BadRequest,
+        ErrorCode::ProofRequired,
+        ErrorCode::ProofWrong,
         ErrorCode::TooLarge,
         ErrorCode::NoSession,
         ErrorCode::GoingAway,
@@ -51,6 +53,7 @@ fn every_error_code_with_its_status() {
         Reason::Sessions,
         Reason::AllSessions,
         Reason::HostSessions,
+        Reason::Receivers,
         Reason::Signals,
         Reason::Messages,
         Reason::Displaced,
@@ -92,6 +95,13 @@ fn every_limit() {
             "joins and renewals of one source (an IPv4 address, an IPv6 /64)",
             vec![u64::from(limits.joins_per_minute)],
         ),
+        (
+            "receivers that are paired under one id, and of those from one source",
+            vec![
+                u64::from(limits.receivers_per_id),
+                u64::from(limits.receivers_per_id_and_source),
+            ],
+        ),
         ("initiators under one id", vec![large(room.waiting_per_id)]),
         (
             "sessions of one WebSocket, which matters to hosts",
@@ -130,6 +140,7 @@ fn every_limit() {
     for text in [
         format!("an IPv6 /48 may have {SITE} times as much"),
         format!("does not read is kept for {BEHIND} s"),
+        format!("A nonce is good for {} s", nonces::PERIOD),
         format!("nothing came for {} s", ws::PING),
         format!("after {} s of silence", ws::SILENCE),
         format!("no session is open for {} s", ws::IDLE),

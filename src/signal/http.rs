@@ -27,7 +27,8 @@ use zeroize::Zeroizing;
 use crate::pairing::{ErrorCode, Join, ServerMessage};
 
 use super::clock;
-use super::join::{Guest, Refusal, Visit};
+use super::join::{Guest, Visit, Way};
+use super::refusal::Refusal;
 use super::ws;
 
 /// How long a request's header may take.
@@ -182,7 +183,7 @@ async fn pair(request: Request<Incoming>, visit: &Arc<Visit>, handover: &Handove
             "a host needs the WebSocket, GET /v1/ws",
         ));
     }
-    let mut guest = Guest::new(Arc::clone(visit), false);
+    let mut guest = Guest::new(Arc::clone(visit), Way::OneAnswer);
     match guest.join(join) {
         Err(refusal) => refused(refusal),
         Ok(paired @ ServerMessage::Paired { .. }) => json(StatusCode::OK, &paired),
@@ -371,6 +372,8 @@ pub(super) const fn status_of(code: ErrorCode) -> StatusCode {
         ErrorCode::Busy => StatusCode::CONFLICT,
         ErrorCode::TooMany => StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::BadRequest => StatusCode::BAD_REQUEST,
+        ErrorCode::ProofRequired => StatusCode::UNAUTHORIZED,
+        ErrorCode::ProofWrong => StatusCode::FORBIDDEN,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::GoingAway => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -382,6 +385,10 @@ fn json(status: StatusCode, message: &ServerMessage) -> Answer {
     *answer.status_mut() = status;
     let fields = answer.headers_mut();
     let fixed = HeaderValue::from_static;
+    if status == StatusCode::UNAUTHORIZED {
+        // RFC 9110 section 15.5.2 wants a scheme; the nonce is in the body.
+        fields.insert(header::WWW_AUTHENTICATE, fixed("turnserver-proof"));
+    }
     fields.insert(header::CONTENT_TYPE, fixed("application/json"));
     fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, fixed("*"));
     // One request a connection: nobody holds one that does nothing.

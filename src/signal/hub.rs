@@ -13,7 +13,9 @@ use super::counters::{Counters, Snapshot};
 use super::doors::Doors;
 use super::fallback::{Fallback, Grant};
 use super::mailbox::{Backlog, Slot};
+use super::nonces::Nonces;
 use super::pace::Pace;
+use super::rate::Receivers;
 use super::room::Room;
 
 pub(super) struct Hub {
@@ -22,6 +24,8 @@ pub(super) struct Hub {
     pub(super) rate: Pace,
     /// Connections.
     pub(super) knocks: Pace,
+    pub(super) receivers: Receivers,
+    pub(super) nonces: Nonces,
     pub(super) fallback: Arc<dyn Fallback>,
     pub(super) counters: Counters,
     pub(super) doors: Doors,

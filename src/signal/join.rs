@@ -9,8 +9,8 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::pairing::{
-    AccessKey, ErrorCode, Join, Outcome, Protocol, Reason, RendezvousId, Role, ServerMessage,
-    SessionId,
+    AccessKey, ErrorCode, Join, Nonce, Outcome, Proof, Protocol, Reason, RendezvousId, Role,
+    ServerMessage, SessionId,
 };
 
 use crate::proto::Mono;
@@ -21,7 +21,9 @@ use super::doors::Place;
 use super::fallback::{Asking, Bond, Grant, Renewing};
 use super::hub::Hub;
 use super::mailbox::{Inbox, Slot, mailbox};
-use super::room::{Denied, Event, Pairing, Seat, Wait};
+use super::nonces::Use;
+use super::refusal::Refusal;
+use super::room::{Event, Pairing, Seat, Wait};
 
 /// Own addresses that one side may tell in clear.
 pub(super) const MAX_ENDPOINTS: usize = 8;
@@ -52,111 +54,13 @@ impl Visit {
     }
 }
 
-/// Why something is refused: for programs, and for people.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) code: ErrorCode,
-    pub(super) message: String,
-    /// What it is about, if it is not the join or the connection.
-    pub(super) session: Option<SessionId>,
-    pub(super) reason: Option<Reason>,
-}
-
-impl Refusal {
-    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            session: None,
-            reason: None,
-        }
-    }
-
-    /// It is about one session.
-    fn of(self, session: SessionId) -> Self {
-        Self {
-            session: Some(session),
-            ..self
-        }
-    }
-
-    fn bad(message: impl Into<String>) -> Self {
-        Self::new(ErrorCode::BadRequest, message)
-    }
-
-    pub(super) fn into_message(self) -> ServerMessage {
-        ServerMessage::Error {
-            code: self.code,
-            message: self.message,
-            session: self.session,
-            reason: self.reason,
-            retry_after_s: self.reason.map(retry_after_s),
-        }
-    }
-}
-
-/// After how many seconds it may be better.
-const fn retry_after_s(reason: Reason) -> u64 {
-    match reason {
-        Reason::Signals | Reason::Messages => 1,
-        Reason::Joins
-        | Reason::Connections
-        | Reason::Sessions
-        | Reason::AllSessions
-        | Reason::HostSessions => 10,
-        Reason::Waits | Reason::AllWaits | Reason::Displaced => 30,
-    }
-}
-
-impl From<Reason> for Refusal {
-    fn from(reason: Reason) -> Self {
-        let message = match reason {
-            Reason::Joins => "too many joins from this address; try again in a minute",
-            Reason::Connections => "too many open connections, from this address or in all",
-            Reason::Waits => "too many initiators wait from this address",
-            Reason::AllWaits => "too many initiators wait on this server",
-            Reason::Sessions => "too many sessions of receivers from this address",
-            Reason::AllSessions => "too many sessions on this server",
-            Reason::HostSessions => "the host has as many sessions as it may have",
-            Reason::Signals => "too many signals in this session",
-            Reason::Messages => "too many messages",
-            Reason::Displaced => "the server is full, and more comes from here than from others",
-        };
-        Self {
-            reason: Some(reason),
-            ..Self::new(ErrorCode::TooMany, message)
-        }
-    }
-}
-
-impl From<Denied> for Refusal {
-    fn from(denied: Denied) -> Self {
-        match denied.reason {
-            Some(reason) => reason.into(),
-            None => denied.code.into(),
-        }
-    }
-}
-
-impl From<ErrorCode> for Refusal {
-    fn from(code: ErrorCode) -> Self {
-        let message = match code {
-            ErrorCode::NobodyWaits => {
-                "no initiator waits under this access key, or none that lets this address in"
-            }
-            ErrorCode::TimedOut => "no receiver came in time",
-            ErrorCode::Busy => "too many initiators wait under this access key",
-            ErrorCode::TooMany => "too many, from this address or in all; try again later",
-            ErrorCode::BadRequest => "this connection waits already",
-            ErrorCode::TooLarge => "longer than allowed",
-            ErrorCode::NoSession => {
-                "there is no such session on this connection, or the peer can not be sent to"
-            }
-            ErrorCode::GoingAway => "the server is shutting down",
-            ErrorCode::Internal => "the server failed",
-        };
-        Self::new(code, message)
-    }
+/// How a connection speaks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// It can be sent what its peers signal, and was told this nonce.
+    WebSocket([u8; 16]),
+    /// It gets one answer.
+    OneAnswer,
 }
 
 /// A connection that takes part: its seat and what the room leaves for it.
@@ -165,18 +69,20 @@ pub(super) struct Guest {
     seat: Seat<Slot, Grant>,
     inbox: Inbox,
     waits: bool,
+    way: Way,
 }
 
 impl Guest {
-    /// `signals`: it can be sent what its peers signal.
-    pub(super) fn new(visit: Arc<Visit>, signals: bool) -> Self {
+    pub(super) fn new(visit: Arc<Visit>, way: Way) -> Self {
         let (slot, inbox) = mailbox(&visit.hub.backlog);
+        let signals = matches!(way, Way::WebSocket(_));
         let seat = visit.hub.room.seat(slot, visit.observed, signals);
         Self {
             visit,
             seat,
             inbox,
             waits: false,
+            way,
         }
     }
 
@@ -228,11 +134,14 @@ impl Guest {
         })
     }
 
-    fn ask(&mut self, join: Join) -> Result<ServerMessage, Refusal> {
+    fn ask(&mut self, mut join: Join) -> Result<ServerMessage, Refusal> {
+        // First, for the rest may cost a verification.
         self.admit()?;
         let hub = Arc::clone(&self.visit.hub);
         let now = clock::now().mono;
-        match check(join)? {
+        check(&join)?;
+        let id = self.identify(&mut join)?;
+        match wish(id, join) {
             Wish::Wait(wait) => {
                 let waiting = self.seat.wait(now, wait)?;
                 self.waits = true;
@@ -250,7 +159,12 @@ impl Guest {
                 })
             }
             Wish::Receive { id, endpoints } => {
+                let ip = self.visit.observed.ip();
+                if !hub.receivers.has_room(now, &id, ip) {
+                    return Err(Reason::Receivers.into());
+                }
                 let pairing = self.seat.receive(now, id, endpoints)?;
+                hub.receivers.count(now, &id, ip);
                 hub.counters.paired();
                 info!(
                     session = %pairing.session,
@@ -262,6 +176,61 @@ impl Guest {
                 );
                 Ok(self.paired(pairing))
             }
+        }
+    }
+
+    /// Under which id it joins, which it has shown to be its own.
+    fn identify(&self, join: &mut Join) -> Result<RendezvousId, Refusal> {
+        let key = join.access_key.take().map(Zeroizing::new);
+        match (join.id, key) {
+            (Some(id), None) => {
+                let proof = join.proof.take();
+                let proof = proof.ok_or_else(|| self.proof_required())?;
+                self.accept(&proof, &id, join)?;
+                Ok(id)
+            }
+            (None, Some(key)) => match AccessKey::new(&key) {
+                Ok(key) => Ok(key.rendezvous_id()),
+                Err(error) => Err(Refusal::bad(error.to_string())),
+            },
+            (Some(_), Some(_)) => Err(Refusal::bad("either `id` or `access_key`, not both")),
+            (None, None) => Err(Refusal::bad("`id` or `access_key` is missing")),
+        }
+    }
+
+    /// Accepts a proof for a nonce that this very client was given; over HTTP once.
+    fn accept(&self, proof: &Proof, id: &RendezvousId, join: &Join) -> Result<(), Refusal> {
+        let nonces = &self.visit.hub.nonces;
+        let (now, ip) = (clock::now().mono, self.visit.observed.ip());
+        let given = match self.way {
+            Way::WebSocket(own) if Nonce::from_bytes(&own) == proof.nonce => None,
+            Way::WebSocket(_) => return Err(self.proof_required()),
+            Way::OneAnswer => {
+                let given = nonces.recognise(now, ip, &proof.nonce);
+                Some(given.ok_or_else(|| self.proof_required())?)
+            }
+        };
+        if !proof.holds(id, join.role, join.host) {
+            return Err(ErrorCode::ProofWrong.into());
+        }
+        match given.map(|given| nonces.take(now, given)) {
+            None | Some(Use::First) => Ok(()),
+            Some(Use::Stale) => Err(self.proof_required()),
+            Some(Use::Full) => Err(ErrorCode::TooMany.into()),
+        }
+    }
+
+    fn proof_required(&self) -> Refusal {
+        let nonce = match self.way {
+            Way::WebSocket(_) => None,
+            Way::OneAnswer => {
+                let ip = self.visit.observed.ip();
+                Some(self.visit.hub.nonces.give(clock::now().mono, ip))
+            }
+        };
+        Refusal {
+            nonce,
+            ..ErrorCode::ProofRequired.into()
         }
     }
 
@@ -390,16 +359,8 @@ enum Wish {
     },
 }
 
-fn check(mut join: Join) -> Result<Wish, Refusal> {
-    let key = join.access_key.take().map(Zeroizing::new);
-    let id = match (join.id, key) {
-        (Some(id), None) => id,
-        (None, Some(key)) => AccessKey::new(&key)
-            .map_err(|error| Refusal::bad(error.to_string()))?
-            .rendezvous_id(),
-        (Some(_), Some(_)) => return Err(Refusal::bad("either `id` or `access_key`, not both")),
-        (None, None) => return Err(Refusal::bad("`id` or `access_key` is missing")),
-    };
+/// What does not depend on who asks.
+fn check(join: &Join) -> Result<(), Refusal> {
     if join.endpoints.len() > MAX_ENDPOINTS {
         return Err(Refusal::new(
             ErrorCode::TooLarge,
@@ -409,10 +370,14 @@ fn check(mut join: Join) -> Result<Wish, Refusal> {
     if let Some(odd) = join.endpoints.iter().find(|a| !names_one_host(a)) {
         return Err(Refusal::bad(format!("{odd} in `endpoints` is nobody's")));
     }
-    Ok(match join.role {
-        Role::Receiver if join.host => {
-            return Err(Refusal::bad("`host` is for initiators"));
-        }
+    match join.role {
+        Role::Receiver if join.host => Err(Refusal::bad("`host` is for initiators")),
+        _ => Ok(()),
+    }
+}
+
+fn wish(id: RendezvousId, join: Join) -> Wish {
+    match join.role {
         Role::Receiver => Wish::Receive {
             id,
             endpoints: join.endpoints,
@@ -425,7 +390,7 @@ fn check(mut join: Join) -> Result<Wish, Refusal> {
             host: join.host,
             endpoints: join.endpoints,
         }),
-    })
+    }
 }
 
 /// Whether an address can be one host's socket: who is told of it will send there.

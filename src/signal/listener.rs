@@ -17,7 +17,8 @@ use super::clock;
 use super::compat::stunturn;
 use super::http;
 use super::hub::Hub;
-use super::join::{Refusal, Visit};
+use super::join::Visit;
+use super::refusal::Refusal;
 
 /// Connections that the kernel holds until they are accepted; it lowers this to its own limit.
 const BACKLOG: i32 = 4096;

@@ -17,8 +17,10 @@ mod hub;
 mod join;
 mod listener;
 mod mailbox;
+mod nonces;
 mod pace;
 mod rate;
+mod refusal;
 pub mod room;
 mod ws;
 
@@ -37,7 +39,9 @@ use compat::fractal::Fractal;
 use counters::Counters;
 use doors::Doors;
 use hub::Hub;
+use nonces::Nonces;
 use pace::Pace;
+use rate::Receivers;
 use room::{Room, RoomLimits};
 
 pub use counters::Snapshot;
@@ -81,6 +85,10 @@ pub struct Limits {
     pub joins_per_minute: u32,
     /// Connections from one source a minute; 0: no limit.
     pub connections_per_minute: u32,
+    /// Receivers that are paired under one rendezvous id a minute; 0: no limit.
+    pub receivers_per_id: u32,
+    /// Of those from one source; 0: no limit.
+    pub receivers_per_id_and_source: u32,
     /// Open connections in all.
     pub connections: usize,
     /// Open connections from one source.
@@ -94,6 +102,8 @@ impl Default for Limits {
         Self {
             room: RoomLimits::default(),
             joins_per_minute: 300,
+            receivers_per_id: 1200,
+            receivers_per_id_and_source: 240,
             connections: 120_000,
             connections_per_minute: 1200,
             connections_per_source: 2048,
@@ -223,9 +233,10 @@ impl Bound {
             fractal,
         } = self;
         let system = ServeError::System;
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| system(io::Error::other(error)))?;
-        let hub = Arc::new(hub(&config, seed));
+        let mut seeds = [[0; 32]; 2];
+        getrandom::fill(seeds.as_flattened_mut())
+            .map_err(|error| system(io::Error::other(error)))?;
+        let hub = Arc::new(hub(&config, seeds));
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -267,20 +278,25 @@ impl Bound {
     }
 }
 
-fn hub(config: &Config, seed: [u8; 32]) -> Hub {
+fn hub(config: &Config, [seed, nonces]: [[u8; 32]; 2]) -> Hub {
     let limits = config.limits;
     let fallback = Arc::clone(&config.fallback);
     let hold = {
         let fallback = Arc::clone(&fallback);
         Box::new(move |session: &_| fallback.hold(session))
     };
-    // The table hashes of the room follow from the whole seed; these two need not be related.
+    // The table hashes of the room follow from the whole seed; the others need not be related.
     let [a, b, c, d, e, f, g, h, ..] = seed;
     let hashes = u64::from_le_bytes([a, b, c, d, e, f, g, h]).rotate_left(17);
     Hub {
         room: Room::new(limits.room, seed, hold),
         rate: Pace::new(limits.joins_per_minute, hashes),
         knocks: Pace::new(limits.connections_per_minute, !hashes),
+        receivers: Receivers::new(
+            [limits.receivers_per_id, limits.receivers_per_id_and_source],
+            hashes.rotate_left(1),
+        ),
+        nonces: Nonces::new(&nonces),
         fallback,
         counters: Counters::default(),
         doors: Doors::new(&limits, hashes),

@@ -4,27 +4,27 @@ use std::net::IpAddr;
 
 use crate::proto::Mono;
 
-use super::rate::JoinRate;
-use super::room::{SITE, Site};
+use super::rate::Rate;
+use super::room::{SITE, Site, Source};
 
 /// Two budgets: that of a source, and [`SITE`] times as much for an IPv6 /48.
 pub(super) struct Pace {
-    source: JoinRate,
-    site: JoinRate,
+    source: Rate,
+    site: Rate,
 }
 
 impl Pace {
     /// `per_minute` of one source; 0: no limit.
     pub(super) fn new(per_minute: u32, seed: u64) -> Self {
         Self {
-            source: JoinRate::new(per_minute, seed),
-            site: JoinRate::new(per_minute.saturating_mul(SITE as u32), seed.rotate_left(5)),
+            source: Rate::new(per_minute, seed),
+            site: Rate::new(per_minute.saturating_mul(SITE as u32), seed.rotate_left(5)),
         }
     }
 
     /// Whether one more from `ip` passes now; it is counted then.
     pub(super) fn pass(&self, now: Mono, ip: IpAddr) -> bool {
-        self.source.pass(now, ip) && self.site.pass(now, Site::from(ip).ip())
+        self.source.pass(now, &Source::from(ip)) && self.site.pass(now, &Site::from(ip))
     }
 }
 

@@ -14,14 +14,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{sleep_until, timeout};
 
-use crate::pairing::{ClientMessage, ErrorCode, Reason, ServerMessage};
+use crate::pairing::{ClientMessage, ErrorCode, Nonce, Reason, ServerMessage};
 use crate::proto::Mono;
 use crate::proto::bucket::TokenBucket;
 
 use super::clock;
 use super::frames::{self, Bad, CloseCode, Incoming, Reader};
 use super::http;
-use super::join::{Guest, Refusal, Visit};
+use super::join::{Guest, Visit, Way};
+use super::refusal::Refusal;
 
 /// After so many seconds without a word the server pings.
 pub(super) const PING: u64 = 15;
@@ -57,9 +58,10 @@ where
     reader.feed(read);
     let now = clock::now().mono;
     let deadline = visit.deadline;
+    let nonce = visit.hub.nonces.of_connection();
     let mut conversation = Conversation {
         wire: Wire { stream, reader },
-        guest: Guest::new(visit, true),
+        guest: Guest::new(visit, Way::WebSocket(nonce)),
         budget: TokenBucket::new(MESSAGES.0, MESSAGES.1),
         heard: now,
         pinged: now,
@@ -69,7 +71,12 @@ where
     };
     // By reference, for what is passed to an async function by value lies in it twice. There may
     // be 100,000 of these that wait.
-    async move { conversation.run().await }
+    async move {
+        // Boxed, for it is large and soon over.
+        if Box::pin(conversation.greet(nonce)).await.is_ok() {
+            conversation.run().await;
+        }
+    }
 }
 
 /// The connection, as messages.
@@ -143,6 +150,12 @@ enum Turn {
 struct Over;
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
+    /// Right behind the answer to the request, so that it costs no round trip.
+    async fn greet(&mut self, nonce: [u8; 16]) -> Result<(), Over> {
+        let nonce = Nonce::from_bytes(&nonce);
+        self.say(&ServerMessage::Hello { nonce }).await
+    }
+
     async fn run(&mut self) {
         loop {
             let due = self.due();

@@ -7,7 +7,9 @@ import json
 import os
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 SALT = b"turnserver pairing v1"
 
@@ -43,9 +45,25 @@ def from_text(text):
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def rendezvous_id(access_key):
-    """What the server is told instead of the key."""
-    return to_text(hkdf_sha256(access_key.encode(), SALT, b"rid", 16))
+class Identity:
+    """What the server is told instead of the key, and shown that this side has it."""
+
+    def __init__(self, access_key):
+        self.seed = hkdf_sha256(access_key.encode(), SALT, b"sign", 32)
+        self.private = Ed25519PrivateKey.from_private_bytes(self.seed)
+        self.public = self.private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.id = to_text(hashlib.sha256(self.public).digest()[:16])
+
+    def prove(self, join, nonce):
+        """The same join, with the proof in it."""
+        role = "host" if join.get("host") else join["role"]
+        said = f"turnserver join v1 {nonce} {role} {self.id}"
+        proof = {
+            "public_key": to_text(self.public),
+            "nonce": nonce,
+            "signature": to_text(self.private.sign(said.encode())),
+        }
+        return {**join, "id": self.id, "proof": proof}
 
 
 class Secrets:
@@ -124,15 +142,21 @@ def check_vectors(document):
         cells = [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
         if line.startswith("|") and len(cells) == 3:
             rows[cells[0]] = cells[1:]
+
     def of_vector(at):
         salts = [from_text(rows[f"{role}'s salt"][at]) for role in ("initiator", "receiver")]
         return Secrets(rows["access key"][at], rows["session"][at], salts)
 
     count = 0
     for at in range(2):
-        key, secrets = rows["access key"][at], of_vector(at)
+        own, secrets = Identity(rows["access key"][at]), of_vector(at)
+        join = {"role": "initiator", "host": True} if at == 0 else {"role": "receiver"}
+        proof = own.prove(join, rows["nonce"][at])["proof"]
         for name, value in (
-            ("rendezvous id", rendezvous_id(key)),
+            ("sign", own.seed.hex()),
+            ("public key", proof["public_key"]),
+            ("rendezvous id", own.id),
+            ("signature", proof["signature"]),
             ("check", secrets.check.hex()),
             ("psk", secrets.psk.hex()),
             ("seal", secrets.seal.hex()),

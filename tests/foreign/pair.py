@@ -40,9 +40,11 @@ class Meeting:
         self.key = guess or key
         self.role = "initiator" if protocol else "receiver"
         self.socket = websocket.WebSocket(server, "/v1/ws")
-        self.join = {"role": self.role, "id": keys.rendezvous_id(key)}
+        join = {"role": self.role}
         if protocol:
-            self.join["protocol"] = protocol
+            join["protocol"] = protocol
+        # The nonce holds for the whole connection, and so does the proof.
+        self.join = keys.Identity(key).prove(join, self.socket.nonce)
         self.paired = self.secrets = self.blobs = self.first_said = None
         # Whether the server has nothing more to say: that does not touch a path that works.
         self.over = False
@@ -147,13 +149,19 @@ def ask(options):
     body = {"role": "initiator" if options.protocol else "receiver"}
     if options.plain:
         body["access_key"] = options.key
-    else:
-        body["id"] = keys.rendezvous_id(options.key)
     if options.protocol:
         body["protocol"] = options.protocol
     if options.endpoint:
         body["endpoints"] = options.endpoint
+    own = keys.Identity(options.key)
+    if not options.plain:
+        body["id"] = own.id
     status, answer = websocket.post(options.server, "/v1/pair", body)
+    for _ in range(3):
+        if status != 401:
+            break
+        body = own.prove(body, answer["nonce"])
+        status, answer = websocket.post(options.server, "/v1/pair", body)
     print(json.dumps({"status": status, "answer": answer}))
 
 

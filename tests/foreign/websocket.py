@@ -77,6 +77,10 @@ class WebSocket:
         if headers["sec-websocket-accept"] != accept.lower():
             raise Ended("it is no WebSocket")
         self.heard = self.asked = time.monotonic()
+        hello = self.hear(20)
+        if hello is None or hello["type"] != "hello":
+            raise Ended("it does not say hello")
+        self.nonce = hello["nonce"]
 
     def fileno(self):
         return self.sock.fileno()

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
+use turnserver::pairing::{AccessKey, Join, Nonce};
 
 /// What an HTTP request came back with.
 #[derive(Debug)]
@@ -92,6 +93,18 @@ pub fn receiver(key: &str) -> Value {
     json!({"role": "receiver", "access_key": key})
 }
 
+/// The same join by id, with the proof that its sender has the key.
+pub fn proven(join: &Value, key: &str, nonce: &Value) -> Value {
+    let mut join = join.clone();
+    join.as_object_mut()
+        .expect("an object")
+        .remove("access_key");
+    let join: Join = serde_json::from_value(join).expect("a join");
+    let nonce: Nonce = serde_json::from_value(nonce.clone()).expect("a nonce");
+    let key = AccessKey::new(key).expect("a key");
+    serde_json::to_value(join.proven(&key, &nonce)).expect("JSON")
+}
+
 /// Adds fields to an object.
 pub fn with(mut object: Value, more: Value) -> Value {
     let (Some(object_map), Value::Object(more)) = (object.as_object_mut(), more) else {
@@ -101,8 +114,8 @@ pub fn with(mut object: Value, more: Value) -> Value {
     object
 }
 
-/// A WebSocket.
-pub struct Socket(pub WebSocket<TcpStream>);
+/// A WebSocket, and the nonce that it began with.
+pub struct Socket(pub WebSocket<TcpStream>, pub Value);
 
 impl Socket {
     pub fn open(server: SocketAddr) -> Self {
@@ -112,7 +125,9 @@ impl Socket {
     pub fn over(stream: TcpStream, server: SocketAddr) -> Self {
         let url = format!("ws://{server}/v1/ws");
         let (socket, _) = tungstenite::client(url, stream).expect("a WebSocket");
-        Self(socket)
+        let mut socket = Self(socket, Value::Null);
+        socket.1 = socket.expect("hello")["nonce"].clone();
+        socket
     }
 
     /// Says something.

@@ -42,6 +42,10 @@ enum Command {
     /// refused. Ctrl-C or SIGTERM ends it in order; it exits as `turnctl connect`, also when the
     /// first connection cannot be made.
     Forward(Box<pair::Forward>),
+    /// Print a fresh access key that nobody guesses
+    ///
+    /// 128 random bits. Both devices need the same one.
+    Key,
     /// Say which NAT this machine is behind, and what that means
     ///
     /// Asks the server's own port and 3478 over UDP (RFC 5780). Exits with 1 when none answered.
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Command::Connect(options) => pair::connect(&options),
         Command::Host(options) => pair::host(&options),
         Command::Forward(options) => pair::forward(&options),
+        Command::Key => pair::key(),
         Command::Nat(options) => nat::run(&options),
     };
     match done {

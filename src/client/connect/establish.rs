@@ -26,6 +26,10 @@ const TCP_WITHIN: Duration = Duration::from_secs(3);
 const TCP_GRACE: Duration = Duration::from_millis(500);
 /// However long a user wants to wait: what is longer could not be added to a time.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a host waits for the first thing that only a holder of the key can make. It may come
+/// late although all is well: over a slow network, and when many come at once, whose first blobs
+/// wait for each other on the way to the server.
+const STRANGER: Duration = Duration::from_secs(10);
 /// How long a peer that left the pairing server may still turn up.
 const LEFT: Duration = Duration::from_secs(3);
 
@@ -37,6 +41,8 @@ struct Establishing<'a> {
     /// Of TCP: the local port that a router is asked to forward to.
     outer_port: Option<u16>,
     deadline: Instant,
+    /// Of a host: until when the other side has to show that it has the key.
+    proof_by: Option<Instant>,
 }
 
 /// Connects the two of a pair. `relay` was started while waiting, or not.
@@ -96,6 +102,7 @@ pub(super) async fn establish(
         session,
         outer_port,
         deadline: Instant::now() + options.establish.min(LONGEST),
+        proof_by: options.stays.then(|| Instant::now() + STRANGER),
     };
     match protocol {
         Protocol::Udp => establishing.udp(datagrams).await,
@@ -160,7 +167,10 @@ impl Establishing<'_> {
                     left.get_or_insert_with(|| Instant::now() + LEFT);
                 }
             }
-            let until = left.map_or(self.deadline, |left| left.min(self.deadline));
+            let shown = state.borrow().heard || state.borrow().ready;
+            let proof_by = self.proof_by.filter(|_| !shown);
+            let until = [left, proof_by].into_iter().flatten().min();
+            let until = until.map_or(self.deadline, |until| until.min(self.deadline));
             tokio::select! {
                 changed = state.changed() => {
                     if changed.is_err() {
@@ -172,6 +182,9 @@ impl Establishing<'_> {
                     return Err(match () {
                         () if now.refused && !now.ready => ConnectError::NotThePeer,
                         () if left.is_some() => ConnectError::no_path("the peer has left"),
+                        () if proof_by == Some(until) => {
+                            ConnectError::no_path("the device does not show that it has the key")
+                        }
                         () => ConnectError::no_path(why(&now)),
                     });
                 }

@@ -138,7 +138,7 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
         let (to_us, mut news) = mpsc::channel(MOST);
         let visit = async {
             let rendezvous = Rendezvous::connect(&options.server, &options.socket()).await?;
-            Office::open(rendezvous, join.clone(), to_us).await
+            Office::open(rendezvous, &options.key, join.clone(), to_us).await
         };
         let office = match visit.await {
             Ok(office) => office,
@@ -204,7 +204,10 @@ async fn give_up(told: &mpsc::Sender<Arrival>, error: ConnectError) {
 
 /// What asking again does not change.
 const fn is_final(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::BadRequest | ErrorCode::TooLarge)
+    matches!(
+        code,
+        ErrorCode::BadRequest | ErrorCode::TooLarge | ErrorCode::ProofWrong
+    )
 }
 
 /// Whether asking again is of no use. Something else than the server may answer for a while, as a

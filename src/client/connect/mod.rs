@@ -75,6 +75,9 @@ struct Options {
     relay_only: bool,
     port_mapping: bool,
     raw: bool,
+    /// Takes one device after the other, and does not wait long for each to show that it has the
+    /// key.
+    stays: bool,
     roots: Option<Vec<u8>>,
     progress: Option<mpsc::UnboundedSender<Progress>>,
 }
@@ -89,18 +92,15 @@ impl Options {
     }
 
     fn join(&self) -> Join {
+        let role = match self.protocol {
+            Some(_) => Role::Initiator,
+            None => Role::Receiver,
+        };
         Join {
-            role: match self.protocol {
-                Some(_) => Role::Initiator,
-                None => Role::Receiver,
-            },
-            id: Some(self.key.rendezvous_id()),
-            access_key: None,
             protocol: self.protocol,
             target_ip: self.target_ip,
             wait_s: self.protocol.map(|_| self.wait.as_secs().max(1)),
-            host: false,
-            endpoints: Vec::new(),
+            ..Join::new(role)
         }
     }
 
@@ -138,6 +138,7 @@ impl Connector {
             relay_only: false,
             port_mapping: true,
             raw: false,
+            stays: false,
             roots: None,
             progress: None,
         })
@@ -232,7 +233,7 @@ impl Connector {
         udp.spawn(answers_by_udp(rendezvous.server_addr(), options.bind));
         let round_trip = rendezvous.round_trip();
         let (to_us, mut news) = mpsc::channel(4);
-        let office = Office::open(rendezvous, options.join(), to_us).await?;
+        let office = Office::open(rendezvous, &options.key, options.join(), to_us).await?;
         let mut office = tokio::spawn(office.run());
         let longest = options.wait.saturating_add(SERVER_GRACE);
         let mut relay = None;
@@ -282,6 +283,7 @@ impl Connector {
     /// [`Connector::protocol`] it is udp.
     pub fn host(mut self) -> Host {
         self.0.protocol.get_or_insert(Protocol::Udp);
+        self.0.stays = true;
         Host::start(self.0)
     }
 }

@@ -14,7 +14,7 @@ use crate::client::relay::now;
 use crate::client::rendezvous::{Rendezvous, RendezvousError};
 use crate::client::session::Post;
 use crate::pairing::{
-    ClientMessage, ErrorCode, IceServer, Join, Protocol, Role, ServerMessage, SessionId,
+    AccessKey, ClientMessage, ErrorCode, IceServer, Join, Protocol, Role, ServerMessage, SessionId,
 };
 
 /// Messages to the server that wait at most; who has more of them waits.
@@ -71,11 +71,12 @@ impl Office {
     /// Joins, over a connection that was just made.
     pub(super) async fn open(
         mut rendezvous: Rendezvous,
+        key: &AccessKey,
         join: Join,
         news: mpsc::Sender<News>,
     ) -> Result<Self, RendezvousError> {
         let is_host = join.host;
-        rendezvous.send(&ClientMessage::Join(join)).await?;
+        rendezvous.join(key, join).await?;
         let (for_sessions, outgoing) = mpsc::channel(QUEUE);
         Ok(Self {
             rendezvous,
@@ -174,6 +175,7 @@ impl Office {
             // Only what it says of the join is news: a session that it takes no more of goes on
             // without it, and may have ended here. Nothing was asked to be renewed here.
             ServerMessage::Renewed { .. }
+            | ServerMessage::Hello { .. }
             | ServerMessage::Error {
                 session: Some(_), ..
             } => return,

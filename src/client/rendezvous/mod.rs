@@ -28,7 +28,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use crate::pairing::{ClientMessage, ServerMessage};
+use crate::pairing::{AccessKey, ClientMessage, Join, Nonce, ServerMessage};
 
 pub use error::RendezvousError;
 pub use socket::{SocketOptions, shared_tcp_socket};
@@ -57,6 +57,7 @@ type Incoming = Result<ServerMessage, RendezvousError>;
 pub struct Rendezvous {
     sender: Sender,
     receiver: Receiver,
+    nonce: Nonce,
 }
 
 /// The half that sends.
@@ -111,9 +112,10 @@ impl Rendezvous {
             .max_frame_size(Some(MAX_MESSAGE))
             .read_buffer_size(4096);
         let request = server.websocket();
-        let (socket, _) = client_async_with_config(request, stream, Some(config))
+        let (mut socket, _) = client_async_with_config(request, stream, Some(config))
             .await
             .map_err(from_handshake)?;
+        let nonce = hello(&mut socket).await?;
         let (to_server, outgoing) = mpsc::channel(QUEUE);
         let (incoming, from_server) = mpsc::channel(QUEUE);
         let task = tokio::spawn(serve(socket, outgoing, incoming));
@@ -126,6 +128,7 @@ impl Rendezvous {
                 server: peer,
                 round_trip,
             },
+            nonce,
         })
     }
 
@@ -150,6 +153,21 @@ impl Rendezvous {
     /// When the connection has ended; [`Rendezvous::next`] tells why.
     pub async fn send(&mut self, message: &ClientMessage) -> Result<(), RendezvousError> {
         self.sender.send(message).await
+    }
+
+    /// Joins under the id of this key, and proves to the server that this side has it. The key
+    /// itself stays here.
+    ///
+    /// # Errors
+    /// As [`Rendezvous::send`].
+    pub async fn join(&mut self, key: &AccessKey, join: Join) -> Result<(), RendezvousError> {
+        let join = join.proven(key, &self.nonce);
+        self.send(&ClientMessage::Join(join)).await
+    }
+
+    /// What joins on this connection have to sign; see [`Rendezvous::join`].
+    pub const fn nonce(&self) -> &Nonce {
+        &self.nonce
     }
 
     /// The next message. Nothing is lost when the waiting is broken off.
@@ -272,6 +290,25 @@ async fn serve(
     };
     let _ = incoming.send(Err(ended)).await;
     let _ = timeout(CLOSING, socket.close(None)).await;
+}
+
+/// The first message, which comes right behind the answer to the request.
+async fn hello(socket: &mut Socket) -> Result<Nonce, RendezvousError> {
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Text(text))) => {
+                return match parse(&text)? {
+                    ServerMessage::Hello { nonce } => Ok(nonce),
+                    other => Err(RendezvousError::Protocol(format!(
+                        "it does not begin with a hello: {other:?}"
+                    ))),
+                };
+            }
+            Some(Ok(Message::Close(_))) | None => return Err(RendezvousError::Closed),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(from_socket(error)),
+        }
+    }
 }
 
 fn parse(text: &Utf8Bytes) -> Incoming {

@@ -5,6 +5,17 @@ use tokio_tungstenite::accept_async;
 use super::*;
 use crate::pairing::{Join, Role, SessionId};
 
+const NONCE: &str = "AAECAwQFBgcICQoLDA0ODw";
+
+/// The server's end of a connection, up to its first message.
+async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> WebSocketStream<S> {
+    let mut socket = accept_async(stream).await.expect("a WebSocket");
+    let nonce = serde_json::json!({"type": "hello", "nonce": NONCE});
+    let hello = Message::Text(nonce.to_string().into());
+    socket.send(hello).await.expect("sent");
+    socket
+}
+
 const OPTIONS: SocketOptions = SocketOptions {
     bind: None,
     timeout: Duration::from_secs(5),
@@ -21,7 +32,7 @@ async fn pair() -> (Rendezvous, WebSocketStream<TcpStream>) {
     let (listener, url) = listener().await;
     let accepting = async {
         let (stream, _) = listener.accept().await.expect("a connection");
-        accept_async(stream).await.expect("a WebSocket")
+        welcome(stream).await
     };
     let (client, server) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), accepting);
     (client.expect("connected"), server)
@@ -39,20 +50,14 @@ fn left(number: u8) -> ServerMessage {
 #[tokio::test]
 async fn messages_pass_both_ways_and_none_is_lost_to_a_broken_wait() {
     let (mut client, mut server) = pair().await;
-    let join = ClientMessage::Join(Join {
-        role: Role::Receiver,
-        id: None,
-        access_key: None,
-        protocol: None,
-        target_ip: None,
-        wait_s: None,
-        host: false,
-        endpoints: Vec::new(),
-    });
-    client.send(&join).await.expect("sent");
+    let key = AccessKey::new("k").expect("a key");
+    let join = Join::new(Role::Receiver);
+    client.join(&key, join.clone()).await.expect("sent");
     let got = server.next().await.expect("open").expect("a message");
     let got: ClientMessage = serde_json::from_str(got.to_text().expect("text")).expect("JSON");
-    assert_eq!(got, join);
+    assert_eq!(client.nonce().as_str(), NONCE);
+    let proven = join.proven(&key, client.nonce());
+    assert_eq!(got, ClientMessage::Join(proven));
     let sending = async {
         for number in 0..100 {
             server.send(text(&left(number))).await.expect("sent");
@@ -148,6 +153,28 @@ async fn nonsense_and_too_much_end_it() {
 }
 
 #[tokio::test]
+async fn a_server_begins_with_a_hello() {
+    for first in [
+        text(&left(1)),
+        Message::Text("{\"type\":\"hello\"}".into()),
+        Message::Text("{\"type\":\"hello\",\"nonce\":\"two words\"}".into()),
+    ] {
+        let (listener, url) = listener().await;
+        let serving = async {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut socket = accept_async(stream).await.expect("a WebSocket");
+            socket.send(first).await.expect("sent");
+            socket
+        };
+        let (client, _socket) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), serving);
+        assert!(
+            matches!(client, Err(RendezvousError::Protocol(_))),
+            "{client:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_falls_silent_is_noticed() {
     let (mut client, server) = pair().await;
     tokio::time::pause();
@@ -226,7 +253,7 @@ async fn the_local_address_can_be_chosen_and_used_again() {
     };
     let accepting = async {
         let (stream, from) = listener.accept().await.expect("a connection");
-        (accept_async(stream).await.expect("a WebSocket"), from)
+        (welcome(stream).await, from)
     };
     let (client, (_server, from)) = tokio::join!(Rendezvous::connect(&url, &options), accepting);
     let client = client.expect("connected");
@@ -333,7 +360,7 @@ async fn tls_needs_the_name_and_a_trusted_root() {
         let serving = async {
             let (stream, _) = listener.accept().await.expect("a connection");
             let stream = acceptor.accept(stream).await.ok()?;
-            accept_async(stream).await.ok()
+            Some(welcome(stream).await)
         };
         let (client, server) = tokio::join!(Rendezvous::connect(&url, &options), serving);
         match client {

@@ -142,6 +142,8 @@ pub enum Ended {
 pub(crate) struct State {
     /// Whether the peer has proven itself.
     pub(crate) ready: bool,
+    /// Whether something came that only a holder of the key can have made.
+    pub(crate) heard: bool,
     pub(crate) path: PathInfo,
     /// Whether the peer's connection to the pairing server has ended.
     pub(crate) peer_left: bool,
@@ -164,6 +166,7 @@ impl State {
     pub(crate) const fn new(path: PathInfo) -> Self {
         Self {
             ready: false,
+            heard: false,
             path,
             peer_left: false,
             refused: false,

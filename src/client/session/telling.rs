@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::driver::{Driver, progress};
 use super::note::Note;
-use super::{Ended, Post, Progress};
+use super::{Ended, Post, Progress, State};
 use crate::client::noise::Kind;
 use crate::client::punch::{Candidate, CandidateKind, Description};
 use crate::client::relay::{RelayEvent, now};
@@ -40,6 +40,8 @@ impl Driver {
     pub(super) fn blob(&mut self, blob: &str) {
         match self.outbox.open(blob) {
             Ok(Opened::Said(json)) => {
+                let heard = |state: &mut State| !std::mem::replace(&mut state.heard, true);
+                self.state.send_if_modified(heard);
                 if let Some(note) = Note::read(&json) {
                     self.note(&note);
                 }

@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 
 use crate::pairing::{ErrorCode, Join, Protocol, Role, ServerMessage};
 use crate::signal::http;
-use crate::signal::join::{Guest, Visit};
+use crate::signal::join::{Guest, Visit, Way};
 
 /// How long a hello may take.
 const HELLO: Duration = Duration::from_secs(10);
@@ -117,17 +117,15 @@ impl Hello {
             return Err(Bad);
         }
         Ok(Join {
-            role: match initiates {
-                true => Role::Initiator,
-                false => Role::Receiver,
-            },
-            id: None,
             access_key: Some(format!("{NAMESPACE}{}", *self.key)),
             protocol: Some(self.protocol),
             target_ip: self.target_ip,
             wait_s: Some(WAIT_S),
-            host: false,
             endpoints: self.address.into_iter().collect(),
+            ..Join::new(match initiates {
+                true => Role::Initiator,
+                false => Role::Receiver,
+            })
         })
     }
 }
@@ -170,7 +168,7 @@ pub(in crate::signal) async fn serve(mut stream: TcpStream, visit: Arc<Visit>) {
     let Ok(join) = hello.into_join(visit.observed) else {
         return;
     };
-    let mut guest = Guest::new(visit, false);
+    let mut guest = Guest::new(visit, Way::OneAnswer);
     let mut message = match guest.join(join) {
         Ok(message) => message,
         Err(refusal) => refusal.into_message(),
@@ -301,6 +299,7 @@ mod tests {
                 session: None,
                 reason: None,
                 retry_after_s: None,
+                nonce: None,
             })
         };
         let text = error(ErrorCode::NobodyWaits).expect("a text");

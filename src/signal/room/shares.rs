@@ -16,10 +16,13 @@ pub(in crate::signal) struct Source(IpAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(in crate::signal) struct Site(IpAddr);
 
-impl Site {
-    /// Its first address.
-    pub(in crate::signal) const fn ip(self) -> IpAddr {
-        self.0
+impl Source {
+    /// For who binds something to it.
+    pub(in crate::signal) fn octets(self) -> [u8; 16] {
+        match self.0 {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        }
     }
 }
 

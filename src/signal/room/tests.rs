@@ -363,13 +363,14 @@ fn a_million_joins_and_timeouts_leave_nothing() {
         ..RoomLimits::default()
     });
     let keys: Vec<_> = (0..1000).map(|n| id(&format!("key {n}"))).collect();
+    let wait = wish("k");
     let mut now = T0;
     for _ in 0..1000 {
         let people: Vec<_> = keys
             .iter()
             .map(|&id| {
                 let person = house.person("192.0.2.1:1");
-                let wait = Wait { id, ..wish("k") };
+                let wait = Wait { id, ..wait.clone() };
                 person.seat.wait(now, wait).expect("it waits");
                 person
             })

@@ -21,9 +21,9 @@ struct Client {
     since: Instant,
 }
 
-/// One that was just accepted.
-fn client() -> Client {
-    let hub = Arc::new(crate::signal::hub(&Config::new([]), [7; 32]));
+/// One that was just accepted, and greeted.
+async fn client() -> Client {
+    let hub = Arc::new(crate::signal::hub(&Config::new([]), [[7; 32]; 2]));
     let observed = SocketAddr::from(([192, 0, 2, 1], 1));
     let place = hub.doors.enter(observed.ip()).expect("a place");
     let visit = Arc::new(Visit {
@@ -36,10 +36,13 @@ fn client() -> Client {
     });
     let (stream, other) = duplex(1 << 16);
     tokio::spawn(serve(other, &[], visit));
-    Client {
+    let mut client = Client {
         stream,
         since: Instant::now(),
-    }
+    };
+    let (kind, hello) = client.hear().await.expect("a hello");
+    assert_eq!(kind, TEXT, "{hello:?}");
+    client
 }
 
 impl Client {
@@ -100,7 +103,7 @@ impl Client {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_silent_is_pinged_and_then_dropped() {
-    let mut client = client();
+    let mut client = client().await;
     client.host().await;
     for expected in [15, 30] {
         assert_eq!(client.hear().await, Some((PING, Vec::new())));
@@ -112,7 +115,7 @@ async fn one_that_is_silent_is_pinged_and_then_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_answers_stays() {
-    let mut client = client();
+    let mut client = client().await;
     client.host().await;
     for round in 1..=20 {
         assert_eq!(client.hear().await, Some((PING, Vec::new())));
@@ -123,8 +126,8 @@ async fn one_that_answers_stays() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_does_not_ask_to_join_goes_soon() {
-    assert_eq!(client().end().await, (15, Some(1000)));
-    let mut client = client();
+    assert_eq!(client().await.end().await, (15, Some(1000)));
+    let mut client = client().await;
     client
         .join(r#"{"type":"join","role":"receiver","access_key":"k"}"#)
         .await;
@@ -133,7 +136,7 @@ async fn one_that_does_not_ask_to_join_goes_soon() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_has_to_end() {
-    let mut client = client();
+    let mut client = client().await;
     client.host().await;
     client.say(TEXT, "{").await;
     assert_eq!(client.end().await, (10, None));
@@ -141,7 +144,7 @@ async fn a_message_has_to_end() {
 
 #[tokio::test(start_paused = true)]
 async fn every_frame_counts() {
-    let mut client = client();
+    let mut client = client().await;
     client.host().await;
     client.say(TEXT, "{").await;
     for _ in 0..1000 {

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use turnserver::client::connect::{ConnectError, Connector};
@@ -26,6 +27,7 @@ use turnserver::pairing;
 pub(crate) use connect::{Options as Connect, run as connect};
 pub(crate) use forward::{Options as Forward, run as forward};
 pub(crate) use host::{Options as Host, run as host};
+pub(crate) use key::print as key;
 
 use events::Events;
 use stop::Stop;
@@ -137,6 +139,7 @@ fn prepare(
     counts: bool,
 ) -> Result<(Connector, Events), Failure> {
     let key = key::read(&meeting.key, manner.key_file.as_deref())?;
+    let weak = key::warning(&key);
     let (progress, told) = mpsc::unbounded_channel();
     let mut connector = Connector::new(meeting.server.clone(), key)
         .relay_only(manner.relay_only)
@@ -155,7 +158,12 @@ fn prepare(
             .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
         connector = connector.roots(pem);
     }
-    Ok((connector, Events::new(manner.json, counts, told)))
+    let events = Events::new(manner.json, counts, told);
+    if let Some(words) = weak {
+        let event = json!({"event": "warning", "code": "weak_key", "message": words});
+        events.tell(&event, &format!("warning: {words}"));
+    }
+    Ok((connector, events))
 }
 
 /// Runs a command to its end and says how it ended. A signal tells it to stop, and is what the

@@ -17,7 +17,7 @@ use crate::proto::Mono;
 use crate::proto::bucket::TokenBucket;
 use crate::signal::doors::Place;
 use crate::signal::hub::Hub;
-use crate::signal::rate::JoinRate;
+use crate::signal::rate::Rate;
 use crate::signal::{Compat, clock, listener};
 
 use super::Entry;
@@ -98,7 +98,7 @@ impl Fractal {
                 last: 0,
             }),
             queue: Mutex::default(),
-            rate: JoinRate::new(PER_MINUTE, seed()?),
+            rate: Rate::new(PER_MINUTE, seed()?),
             lines: Mutex::new(Lines {
                 budget: TokenBucket::new(LINES.0, LINES.1),
                 suppressed: 0,
@@ -124,7 +124,7 @@ impl Fractal {
 struct Meeting {
     table: Mutex<State>,
     queue: Mutex<Queue>,
-    rate: JoinRate,
+    rate: Rate,
     lines: Mutex<Lines>,
     hub: Arc<Hub>,
 }
@@ -172,7 +172,7 @@ impl Meeting {
     }
 
     fn passes(&self, now: Mono, from: SocketAddrV4) -> bool {
-        self.rate.pass(now, IpAddr::V4(*from.ip()))
+        self.rate.pass(now, from.ip())
     }
 
     /// Forgets what has expired, for ever.
