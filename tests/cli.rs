@@ -576,8 +576,13 @@ fn ping_fails_with_one_where_nothing_answers() {
 #[test]
 fn an_interrupted_ping_goes_on() {
     for transport in ["udp", "tcp"] {
-        let silent = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let listener = TcpListener::bind(silent.local_addr().expect("bound")).expect("the same");
+        let both = || {
+            let silent = UdpSocket::bind("127.0.0.1:0").expect("a port");
+            let listener = TcpListener::bind(silent.local_addr().expect("bound"));
+            listener.ok().map(|listener| (silent, listener))
+        };
+        let found = (0..100).find_map(|_| both());
+        let (silent, listener) = found.expect("a port that is free for both");
         let address = listener.local_addr().expect("bound").to_string();
         let ping = turnserver(&["ping", &address, "--transport", transport])
             .stderr(Stdio::piped())

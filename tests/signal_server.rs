@@ -181,6 +181,32 @@ fn renewals_count_as_joins() {
 }
 
 #[test]
+fn no_level_of_the_log_has_keys_or_passwords() {
+    let server = Server::with(Config {
+        signaling: Some(String::new()),
+        environment: vec![("TURNSERVER_LOG_LEVEL", "trace")],
+        ..Config::default()
+    });
+    let [(mut a, for_a), (mut b, for_b)] = sockets(server.signaling(), "the-secret-access-key");
+    let session = for_a["session"].as_str().expect("text");
+    for socket in [&mut a, &mut b] {
+        socket.say(&json!({"type": "result", "session": session, "outcome": "relayed"}));
+    }
+    pair(
+        server.signaling(),
+        &json!({"role": "receiver", "access_key": "the-secret-access-key"}),
+    );
+    server.wait_for_log("result of a session");
+    let log = server.log();
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "{log}");
+    assert!(!log.contains("the-secret-access-key"), "{log}");
+    for message in [for_a, for_b] {
+        let (_, _, password) = turn(&message);
+        assert!(!log.contains(&password), "{log}");
+    }
+}
+
+#[test]
 fn keys_are_in_no_log_line_and_pairs_are() {
     let server = start("");
     let [(mut a, paired), _b] = sockets(server.signaling(), "the-secret-access-key");
