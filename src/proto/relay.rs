@@ -97,6 +97,8 @@ impl Relay {
     /// at least [`REPLY_BUFFER`] bytes.
     ///
     /// The first byte tells the protocols apart (RFC 7983, RFC 8656 section 12).
+    // One place calls it, for each datagram: as a call it costs a twentieth of what it does.
+    #[inline]
     pub fn handle_client(
         &mut self,
         now: Now,
