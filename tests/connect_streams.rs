@@ -112,6 +112,27 @@ async fn a_stream_knows_that_the_peer_takes_no_more() {
     }
 }
 
+/// It is told of the stream alone, whether or not the connection ends too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_among_others_knows_how_the_peer_left_it() {
+    let world = World::new(By::Udp);
+    let (one, two, _) = streams(&world).await;
+    for in_order in [true, false] {
+        let mut stream = one.open().await.expect("a stream");
+        let over = stream.over();
+        stream.write_all(b"never read").await.expect("writable");
+        let there = in_time("it is there", two.accept()).await;
+        let there = there.expect("a stream");
+        if in_order {
+            in_time("the end", there.close()).await.expect("in order");
+            in_time("it is over", over).await.expect("in order");
+        } else {
+            drop(there);
+            in_time("it is over", over).await.expect_err("broken");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_connect_to_a_host_that_does_not_look() {
     let world = World::new(By::Udp);

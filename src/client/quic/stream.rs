@@ -14,6 +14,11 @@ use super::{Link, OPENING};
 
 type Delivered = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync>>;
 
+/// The peer is left in order.
+const IN_ORDER: VarInt = VarInt::from_u32(0);
+/// The stream is broken off.
+const BROKEN_OFF: VarInt = VarInt::from_u32(1);
+
 /// The end of what the peer takes.
 pub type Over = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
@@ -36,6 +41,8 @@ pub struct QuicStream {
     opening: bool,
     /// Whether the peer's end was read.
     read_all: bool,
+    /// What the peer is told when nothing more is taken of it.
+    parting: VarInt,
     link: Arc<Link>,
 }
 
@@ -54,6 +61,7 @@ impl QuicStream {
             ending: Ending::NotYet,
             opening: false,
             read_all: false,
+            parting: BROKEN_OFF,
             link,
         }
     }
@@ -89,7 +97,8 @@ impl QuicStream {
         let stopped = self.send.stopped();
         Box::pin(async move {
             match stopped.await {
-                Ok(None) => Ok(()),
+                // It may be told of the stream before it is told of the connection.
+                Ok(None | Some(IN_ORDER)) => Ok(()),
                 Ok(Some(_)) => Err(io::Error::new(
                     io::ErrorKind::BrokenPipe,
                     "the peer takes no more",
@@ -109,6 +118,7 @@ impl QuicStream {
     pub async fn close(mut self) -> io::Result<()> {
         let ended = poll_fn(|cx| Pin::new(&mut self).poll_shutdown(cx)).await;
         let link = Arc::clone(&self.link);
+        self.parting = IN_ORDER;
         drop(self);
         if let Some(link) = Arc::into_inner(link) {
             link.close().await;
@@ -121,8 +131,10 @@ impl Drop for QuicStream {
     fn drop(&mut self) {
         if matches!(self.ending, Ending::NotYet) {
             // Left alone it would look like an end. An error says that it is over anyhow.
-            let _ = self.send.reset(VarInt::from_u32(1));
+            let _ = self.send.reset(BROKEN_OFF);
         }
+        // An error says that everything of the peer has come.
+        let _ = self.recv.stop(self.parting);
     }
 }
 
@@ -186,7 +198,7 @@ impl AsyncWrite for QuicStream {
 fn in_order(error: &ConnectionError) -> bool {
     match error {
         ConnectionError::ApplicationClosed(ApplicationClose { error_code, .. }) => {
-            error_code.into_inner() == 0
+            *error_code == IN_ORDER
         }
         ConnectionError::LocallyClosed => true,
         _ => false,
