@@ -26,9 +26,9 @@ const TCP_WITHIN: Duration = Duration::from_secs(3);
 const TCP_GRACE: Duration = Duration::from_millis(500);
 /// However long a user wants to wait: what is longer could not be added to a time.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long a host waits for the first thing that only a holder of the key can make. It may come
-/// late although all is well: over a slow network, and when many come at once, whose first blobs
-/// wait for each other on the way to the server.
+/// How long a host waits for the first thing that only a holder of the key can make, once its own
+/// first blob is on its way, which the other side needs for that. When many come at once their
+/// blobs wait for each other there, but for no longer than this once more.
 const STRANGER: Duration = Duration::from_secs(10);
 /// How long a peer that left the pairing server may still turn up.
 const LEFT: Duration = Duration::from_secs(3);
@@ -41,7 +41,7 @@ struct Establishing<'a> {
     /// Of TCP: the local port that a router is asked to forward to.
     outer_port: Option<u16>,
     deadline: Instant,
-    /// Of a host: until when the other side has to show that it has the key.
+    /// Of a host: when the other side has to show that it has the key, at the latest.
     proof_by: Option<Instant>,
 }
 
@@ -102,7 +102,7 @@ pub(super) async fn establish(
         session,
         outer_port,
         deadline: Instant::now() + options.establish.min(LONGEST),
-        proof_by: options.stays.then(|| Instant::now() + STRANGER),
+        proof_by: options.stays.then(|| Instant::now() + 2 * STRANGER),
     };
     match protocol {
         Protocol::Udp => establishing.udp(datagrams).await,
@@ -155,6 +155,7 @@ impl Establishing<'_> {
         let mut state = self.session.state();
         let mut left = None;
         loop {
+            let proof_by;
             {
                 let now = state.borrow_and_update();
                 if now.ready && (!direct || now.path.path == PathKind::Direct) {
@@ -166,9 +167,10 @@ impl Establishing<'_> {
                 if now.peer_left && !now.ready {
                     left.get_or_insert_with(|| Instant::now() + LEFT);
                 }
+                let answer_by = now.begun.map(|begun| Instant::from_std(begun) + STRANGER);
+                let latest = self.proof_by.filter(|_| !now.heard && !now.ready);
+                proof_by = latest.map(|latest| answer_by.map_or(latest, |by| latest.min(by)));
             }
-            let shown = state.borrow().heard || state.borrow().ready;
-            let proof_by = self.proof_by.filter(|_| !shown);
             let until = [left, proof_by].into_iter().flatten().min();
             let until = until.map_or(self.deadline, |until| until.min(self.deadline));
             tokio::select! {

@@ -16,6 +16,7 @@ use super::outbox::Outbox;
 use super::paths::Paths;
 use super::proof::Proof;
 use super::sockets::{MAIN, Packet, Sockets};
+use super::turn::Turn;
 use super::{Command, Ended, OuterPort, Post, Progress, Setup, State};
 use crate::client::noise::{self, Secure};
 use crate::client::punch::{self, Agent, Candidate, CandidateKind, Event, NatHint, Via};
@@ -64,6 +65,7 @@ pub(super) struct Driver {
     pub(super) keyed: Option<oneshot::Sender<SessionSecrets>>,
     pub(super) proof: Proof,
     pub(super) post: Option<Post>,
+    pub(super) turn: Turn,
     pub(super) session: SessionId,
     pub(super) outcome: Outcome,
     /// Where the peer's TCP addresses go.
@@ -145,6 +147,7 @@ pub(super) fn start(
         keyed: setup.keyed,
         proof: Proof::default(),
         post: Some(setup.post),
+        turn: Turn::default(),
         session: setup.session,
         outcome: Outcome::Failed,
         peers: setup.peers,
@@ -259,6 +262,7 @@ impl Driver {
                         self.post = None;
                     }
                 },
+                () = self.turn.come() => {}
                 found = &mut resolve, if !resolved => {
                     resolved = true;
                     self.stun = found;

@@ -21,12 +21,13 @@ mod paths;
 mod proof;
 mod sockets;
 mod telling;
+mod turn;
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -142,6 +143,8 @@ pub enum Ended {
 pub(crate) struct State {
     /// Whether the peer has proven itself.
     pub(crate) ready: bool,
+    /// Since when the own first blob is on its way, without which the peer can say nothing.
+    pub(crate) begun: Option<Instant>,
     /// Whether something came that only a holder of the key can have made.
     pub(crate) heard: bool,
     pub(crate) path: PathInfo,
@@ -166,6 +169,7 @@ impl State {
     pub(crate) const fn new(path: PathInfo) -> Self {
         Self {
             ready: false,
+            begun: None,
             heard: false,
             path,
             peer_left: false,

@@ -14,8 +14,6 @@ use crate::pairing::{Blobs, ClientMessage, Opened, SealError};
 /// server takes of one side.
 const BURST: u32 = 100;
 const EACH: Duration = Duration::from_millis(600);
-/// After so long the way is looked at again when there was no room.
-const CROWDED: Duration = Duration::from_millis(20);
 
 /// What waits to be told, and the keys for it.
 pub(super) struct Outbox {
@@ -71,11 +69,6 @@ impl Outbox {
         self.held.is_none()
     }
 
-    /// There is no room at the moment.
-    fn hold(&mut self, now: Instant) {
-        self.held = Some(now + CROWDED);
-    }
-
     /// Makes the next blob, which must go out now.
     fn next(&mut self) -> Option<String> {
         self.budget.spend();
@@ -115,14 +108,20 @@ impl Driver {
             return;
         };
         while self.outbox.is_due(now) {
-            let Ok(room) = post.outgoing.try_reserve() else {
-                return self.outbox.hold(now);
+            let Some(room) = self.turn.room(&post.outgoing) else {
+                return;
             };
             if let Some(blob) = self.outbox.next() {
                 let session = self.session;
                 room.send(ClientMessage::Signal { session, blob });
+                self.state.send_if_modified(|state| {
+                    let first = state.begun.is_none();
+                    state.begun.get_or_insert(now);
+                    first
+                });
             }
         }
+        self.turn.pass();
     }
 }
 
@@ -180,18 +179,17 @@ mod tests {
         assert!(!one.is_due(now), "the peer's salt has not come");
         assert!(carry(&mut two, &mut one, now).is_empty());
         assert!(one.is_due(now));
-        one.hold(now);
+        // There is no room.
         for port in 2..=5 {
             one.push(told(port));
-            assert!(!one.is_due(now), "there is no room");
+            assert!(one.is_due(now));
         }
-        let later = one.poll_timeout().expect("it waits");
-        let notes = carry(&mut one, &mut two, later);
+        let notes = carry(&mut one, &mut two, now);
         assert_eq!(notes.len(), 1);
         assert_eq!(ports(&notes[0]), [1, 2, 3, 4, 5]);
         assert_eq!(one.poll_timeout(), None);
         one.push(told(6));
-        assert_eq!(ports(&carry(&mut one, &mut two, later)[0]), [6]);
+        assert_eq!(ports(&carry(&mut one, &mut two, now)[0]), [6]);
     }
 
     #[test]

@@ -93,6 +93,7 @@ impl Driver {
         let Some(Post { outgoing, .. }) = self.post else {
             return;
         };
+        drop(self.turn);
         let tell = async {
             let result = ClientMessage::Result { session, outcome };
             let leave = ClientMessage::Leave { session };
