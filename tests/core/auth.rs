@@ -1,7 +1,10 @@
 //! The long-term credential mechanism: RFC 8489 section 9.2.4, in its order.
 
+mod algorithms;
+mod budgets;
+
 use turnserver::proto::audit::Audit;
-use turnserver::wire::{Class, Integrity, Key, Method, PasswordAlgorithm, attr};
+use turnserver::wire::{Class, Integrity, Method, PasswordAlgorithm, attr};
 
 use crate::harness::*;
 
@@ -177,162 +180,6 @@ fn a_captured_request_does_not_replay_once_its_nonce_is_old() {
 }
 
 #[test]
-fn old_clients_without_algorithms_get_md5_and_message_integrity() {
-    let (mut world, mut client) = world_and_client();
-    assert_eq!(client.algorithm, None);
-    let response = world.allocate_with(&mut client, |_| {});
-    assert_eq!(response.message().integrity(), Some(Integrity::Sha1));
-}
-
-#[test]
-fn every_algorithm_and_integrity_is_accepted_and_answered_in_kind() {
-    for algorithm in [PasswordAlgorithm::Md5, PasswordAlgorithm::Sha256] {
-        for integrity in [Integrity::Sha1, Integrity::Sha256] {
-            let (mut world, mut client) = world_and_client();
-            client.algorithm = Some(algorithm);
-            client.integrity = integrity;
-            // `call` checks that the answer is protected by the same key and attribute.
-            world.allocate(&mut client);
-            assert_eq!(world.refresh(&mut client, 600).code(), 0);
-            let error = world.call(&mut client, Method::CREATE_PERMISSION, |_| {});
-            assert_eq!(error.code(), 400);
-        }
-    }
-}
-
-#[test]
-fn a_truncated_sha256_integrity_is_accepted_down_to_16_bytes() {
-    let (mut world, mut client) = world_and_client();
-    client.integrity = Integrity::Sha256;
-    world.allocate(&mut client);
-    for (len, code) in [
-        (16, 0),
-        (20, 0),
-        (24, 0),
-        (28, 0),
-        (32, 0),
-        (12, 400),
-        (8, 400),
-    ] {
-        let request = plain(Class::Request, Method::REFRESH, |b| {
-            client.credentials(b);
-            b.integrity_sha256_truncated(client.key(), len);
-        });
-        let response = world.answer(0, &client.flow, &request);
-        assert_eq!(response.code(), code, "{len} bytes");
-    }
-}
-
-#[test]
-fn with_both_integrity_attributes_the_sha256_one_decides() {
-    let (mut world, mut client) = world_and_client();
-    world.allocate(&mut client);
-    let wrong = Key::from_bytes(b"wrong");
-    for (sha1, sha256, code) in [
-        (&wrong, client.key(), 0),
-        (client.key(), &wrong, 401),
-        (client.key(), client.key(), 0),
-    ] {
-        let request = plain(Class::Request, Method::REFRESH, |b| {
-            client.credentials(b);
-            b.integrity(Integrity::Sha1, sha1);
-            b.integrity(Integrity::Sha256, sha256);
-        });
-        let response = world.answer(0, &client.flow, &request);
-        assert_eq!(response.code(), code);
-        if code == 0 {
-            assert_eq!(response.message().integrity(), Some(Integrity::Sha256));
-        }
-    }
-}
-
-/// A request with PASSWORD-ALGORITHMS and PASSWORD-ALGORITHM as given.
-fn with_algorithms(client: &Client, list: Option<&[u8]>, choice: Option<&[u8]>) -> Vec<u8> {
-    plain(Class::Request, Method::ALLOCATE, |b| {
-        b.u8_rffu(attr::REQUESTED_TRANSPORT, 17);
-        client.credentials(b);
-        if let Some(list) = list {
-            b.attribute(attr::PASSWORD_ALGORITHMS, list);
-        }
-        if let Some(choice) = choice {
-            b.attribute(attr::PASSWORD_ALGORITHM, choice);
-        }
-        b.integrity(Integrity::Sha1, client.key());
-    })
-}
-
-const LIST: &[u8] = &[0, 2, 0, 0, 0, 1, 0, 0];
-const MD5: &[u8] = &[0, 1, 0, 0];
-
-#[test]
-fn only_one_of_the_two_algorithm_attributes_is_400() {
-    let (mut world, client) = world_and_client();
-    for (list, choice) in [(Some(LIST), None), (None, Some(MD5))] {
-        let request = with_algorithms(&client, list, choice);
-        let response = world.answer(0, &client.flow, &request);
-        assert_eq!(response.code(), 400);
-        assert_eq!(response.types(), [attr::ERROR_CODE]);
-    }
-    let both = with_algorithms(&client, Some(LIST), Some(MD5));
-    assert_eq!(world.answer(0, &client.flow, &both).code(), 0);
-}
-
-#[test]
-fn an_echoed_list_that_differs_is_400_bid_down_protection() {
-    let (mut world, client) = world_and_client();
-    for list in [
-        &[0, 1, 0, 0][..],
-        &[0, 1, 0, 0, 0, 2, 0, 0],
-        &[0, 2, 0, 0],
-        &[0, 2, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0],
-        &[],
-    ] {
-        let request = with_algorithms(&client, Some(list), Some(MD5));
-        assert_eq!(
-            world.answer(0, &client.flow, &request).code(),
-            400,
-            "{list:?}"
-        );
-    }
-}
-
-#[test]
-fn an_algorithm_that_was_not_offered_is_400() {
-    let (mut world, client) = world_and_client();
-    for choice in [
-        &[0, 3, 0, 0][..],
-        &[0, 0, 0, 0],
-        &[0, 1],
-        &[0, 1, 0, 4, 1, 2, 3, 4],
-    ] {
-        let request = with_algorithms(&client, Some(LIST), Some(choice));
-        assert_eq!(
-            world.answer(0, &client.flow, &request).code(),
-            400,
-            "{choice:?}"
-        );
-    }
-}
-
-#[test]
-fn a_nonce_whose_cookie_was_stripped_is_438_and_never_a_weaker_algorithm() {
-    let (mut world, mut client) = world_and_client();
-    // The attacker makes the client believe that there are no algorithms: nonce without cookie,
-    // or with the feature bits cleared.
-    let stripped = client.nonce[13..].to_vec();
-    let mut cleared = client.nonce.clone();
-    cleared[9..13].copy_from_slice(b"AAAA");
-    for nonce in [stripped, cleared] {
-        client.nonce = nonce;
-        let request = client.request(Method::ALLOCATE, |b| {
-            b.u8_rffu(attr::REQUESTED_TRANSPORT, 17);
-        });
-        assert_challenge(&world.answer(0, &client.flow, &request), 438);
-    }
-    world.assert_empty();
-}
-
-#[test]
 fn a_user_may_be_named_by_userhash() {
     let mut world = Setup {
         userhash: true,
@@ -440,72 +287,6 @@ fn fingerprint_comes_back_on_protected_answers_to_whom_sent_it() {
     let response = world.allocate_with(&mut client, |_| {});
     assert!(response.message().has_fingerprint());
     assert_eq!(response.types().last(), Some(&attr::FINGERPRINT));
-}
-
-#[test]
-fn wrong_passwords_have_a_smaller_budget_of_their_own() {
-    let mut world = Setup {
-        replies: 10,
-        ..Setup::default()
-    }
-    .world();
-    let user = User::new("alice", "wrong");
-    let mut client = world.client(flow("192.0.2.1:5000"), &user);
-    let answered = (0..1000)
-        .filter(|_| {
-            let request = client.request(Method::ALLOCATE, |_| {});
-            let outcome = world.receive(0, &client.flow, &request);
-            matches!(outcome, Outcome::Reply { .. })
-        })
-        .count();
-    assert!((1..=5).contains(&answered), "{answered}");
-    // As many lines in the log as answers, not as tries.
-    assert_eq!(world.audits.len(), answered);
-    assert_eq!(world.snapshot().authentication_failures, 1000);
-}
-
-#[test]
-fn proven_users_are_not_budgeted() {
-    let mut world = Setup {
-        replies: 10,
-        ..Setup::default()
-    }
-    .world();
-    let user = world.setup.users[0].clone();
-    let mut client = world.client(flow("192.0.2.1:5000"), &user);
-    world.allocate(&mut client);
-    for _ in 0..500 {
-        assert_eq!(world.refresh(&mut client, 600).code(), 0);
-    }
-}
-
-#[test]
-fn an_office_behind_one_address_does_not_wait_once_somebody_is_known_there() {
-    let mut world = Setup {
-        replies: 10,
-        ..Setup::default()
-    }
-    .world();
-    let user = world.setup.users[0].clone();
-    let mut first = world.client(flow("192.0.2.1:5000"), &user);
-    world.allocate(&mut first);
-    // Each new client's first request is answered by a challenge, all in the same instant.
-    for port in 6000..6060 {
-        let mut client = world.client(flow(&format!("192.0.2.1:{port}")), &user);
-        world.allocate(&mut client);
-    }
-}
-
-#[test]
-fn an_unknown_user_is_401_also_where_an_earlier_attempt_failed() {
-    let (mut world, mut client) = world_and_client();
-    client.name = b"mallory".to_vec();
-    for _ in 0..3 {
-        let request = client.request(Method::ALLOCATE, |_| {});
-        assert_challenge(&world.answer(0, &client.flow, &request), 401);
-    }
-    client.name = b"alice".to_vec();
-    world.allocate(&mut client);
 }
 
 #[test]
