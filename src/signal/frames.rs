@@ -75,12 +75,18 @@ pub(super) enum Bad {
 /// Cuts what comes from a client into messages.
 #[derive(Default)]
 pub(super) struct Reader {
+    /// Boxed, because mostly nothing is held.
+    held: Option<Box<Held>>,
+    bad: Option<Bad>,
+}
+
+#[derive(Default)]
+struct Held {
     /// What came and was not read yet begins at `at`.
     bytes: Zeroizing<Vec<u8>>,
     at: usize,
     /// The beginning of a message in several frames.
     begun: Option<Zeroizing<Vec<u8>>>,
-    bad: Option<Bad>,
 }
 
 /// The header of a frame.
@@ -97,11 +103,15 @@ impl Reader {
     /// Takes what came. To be called when [`Reader::next`] has nothing more, so that at most one
     /// message is held.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
-        if self.at > 0 {
-            self.bytes.drain(..self.at);
-            self.at = 0;
+        if bytes.is_empty() {
+            return;
         }
-        self.bytes.extend_from_slice(bytes);
+        let held = self.held.get_or_insert_default();
+        if held.at > 0 {
+            held.bytes.drain(..held.at);
+            held.at = 0;
+        }
+        held.bytes.extend_from_slice(bytes);
     }
 
     /// The next message or control frame; `None` until more has come.
@@ -112,25 +122,30 @@ impl Reader {
         if let Some(bad) = self.bad {
             return Err(bad);
         }
-        let next = self.read();
+        let Some(held) = &mut self.held else {
+            return Ok(None);
+        };
+        let next = held.read();
         match next {
-            Ok(None) if self.at == self.bytes.len() => self.forget(),
+            // Gives the memory back.
+            Ok(None) if held.at == held.bytes.len() => match held.begun {
+                None => self.held = None,
+                Some(_) => {
+                    held.bytes = Zeroizing::default();
+                    held.at = 0;
+                }
+            },
             Err(bad) => {
                 self.bad = Some(bad);
-                self.forget();
-                self.begun = None;
+                self.held = None;
             }
             Ok(_) => {}
         }
         next
     }
+}
 
-    /// Gives the memory back.
-    fn forget(&mut self) {
-        self.bytes = Zeroizing::default();
-        self.at = 0;
-    }
-
+impl Held {
     fn read(&mut self) -> Result<Option<Incoming>, Bad> {
         let bytes = self.bytes.get(self.at..).unwrap_or_default();
         let Some(header) = header(bytes, self.begun.as_deref().map(Vec::len))? else {

@@ -25,6 +25,7 @@ use tokio::time::{timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::pairing::{ErrorCode, Join, ServerMessage};
+use crate::proto::Mono;
 
 use super::clock;
 use super::join::{Guest, Visit, Way};
@@ -74,8 +75,8 @@ impl Handover {
     }
 }
 
-/// Serves one request, and what it leads to.
-pub(super) async fn serve<S>(stream: S, visit: Arc<Visit>)
+/// Serves one request, which has to be there by `deadline`, and what it leads to.
+pub(super) async fn serve<S>(stream: S, visit: Arc<Visit>, deadline: Mono)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -94,7 +95,7 @@ where
         .header_read_timeout(HEADER)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
-    let served = timeout_at(clock::instant(visit.deadline), async {
+    let served = timeout_at(clock::instant(deadline), async {
         tokio::select! {
             served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served.is_ok(),
             () = handover.waits.notified() => true,
@@ -110,7 +111,8 @@ where
         None => close(stream).await,
         // In tasks of their own: this one is large, and they may last.
         Some(After::WebSocket) => {
-            visit.spawn(ws::serve(stream, &parts.read_buf, Arc::clone(&visit)));
+            let socket = ws::serve(stream, &parts.read_buf, Arc::clone(&visit), deadline);
+            visit.spawn(socket);
         }
         Some(After::Wait(guest)) => {
             visit.spawn(wait(stream, guest));

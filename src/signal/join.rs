@@ -13,8 +13,6 @@ use crate::pairing::{
     ServerMessage, SessionId,
 };
 
-use crate::proto::Mono;
-
 use super::clock;
 use super::counters::{JoinAnswer, WaitEnd};
 use super::doors::Place;
@@ -23,7 +21,7 @@ use super::hub::Hub;
 use super::mailbox::{Inbox, Slot, mailbox};
 use super::nonces::Use;
 use super::refusal::Refusal;
-use super::room::{Event, Pairing, Seat, Wait};
+use super::room::{Address, Event, Pairing, Seat, Wait};
 
 /// Own addresses that one side may tell in clear.
 pub(super) const MAX_ENDPOINTS: usize = 8;
@@ -35,13 +33,11 @@ pub(super) const DEFAULT_WAIT_S: u64 = 30;
 pub(super) struct Visit {
     pub(super) hub: Arc<Hub>,
     /// Where it comes from.
-    pub(super) observed: SocketAddr,
+    pub(super) observed: Address,
     /// The address of ours that it reached.
-    pub(super) reached: SocketAddr,
+    pub(super) reached: Address,
     /// The name by which it called us, if it is one.
     pub(super) host: OnceLock<Box<str>>,
-    /// Until when it has to ask to join.
-    pub(super) deadline: Mono,
     /// Its place among the open connections.
     pub(super) place: Place,
 }
@@ -76,13 +72,21 @@ impl Guest {
     pub(super) fn new(visit: Arc<Visit>, way: Way) -> Self {
         let (slot, inbox) = mailbox(&visit.hub.backlog);
         let signals = matches!(way, Way::WebSocket(_));
-        let seat = visit.hub.room.seat(slot, visit.observed, signals);
+        let seat = visit.hub.room.seat(slot, visit.observed.socket(), signals);
         Self {
             visit,
             seat,
             inbox,
             waits: false,
             way,
+        }
+    }
+
+    /// What it was told on its WebSocket.
+    pub(super) fn nonce(&self) -> Option<Nonce> {
+        match &self.way {
+            Way::WebSocket(nonce) => Some(Nonce::from_bytes(nonce)),
+            Way::OneAnswer => None,
         }
     }
 
@@ -120,7 +124,7 @@ impl Guest {
         let renewed = self.visit.hub.fallback.renew(Renewing {
             username,
             credential,
-            reached: self.visit.reached,
+            reached: self.visit.reached.socket(),
             host: self.visit.host.get().map(|host| &**host),
         });
         let refused = "these credentials are not valid, or the pair has reached its age";
@@ -153,7 +157,7 @@ impl Guest {
                 };
                 Ok(ServerMessage::Waiting {
                     session: waiting.session,
-                    observed: self.visit.observed,
+                    observed: self.visit.observed.socket(),
                     wait_s,
                     ice_servers: hub.fallback.ice_servers(self.asking(bond)),
                 })
@@ -337,7 +341,7 @@ impl Guest {
     fn asking(&self, bond: Bond) -> Asking<'_> {
         Asking {
             bond,
-            reached: self.visit.reached,
+            reached: self.visit.reached.socket(),
             host: self.visit.host.get().map(|host| &**host),
         }
     }

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::pairing::{ErrorCode, Reason};
+use crate::proto::Mono;
 
 use super::clock;
 use super::compat::stunturn;
@@ -84,21 +85,21 @@ pub(super) async fn serve(
             }
             continue;
         };
-        let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
         let visit = Arc::new(Visit {
             hub: Arc::clone(&hub),
-            observed: canonical(from),
-            reached: canonical(reached),
+            observed: from.into(),
+            reached: reached.into(),
             host: OnceLock::new(),
-            deadline: now.plus_secs(WHOLE),
             place,
         });
-        visit.spawn(welcome(stream, tls.clone(), Arc::clone(&visit)));
+        let deadline = now.plus_secs(WHOLE);
+        visit.spawn(welcome(stream, tls.clone(), Arc::clone(&visit), deadline));
     }
 }
 
-/// Finds out what a client speaks, and leaves it to whoever speaks that.
-async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, visit: Arc<Visit>) {
+/// Finds out what a client speaks, and leaves it to whoever speaks that. It has to ask to join
+/// until `deadline`.
+async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, visit: Arc<Visit>, deadline: Mono) {
     // Answers are written whole.
     let _ = stream.set_nodelay(true);
     let mut first = [0];
@@ -108,11 +109,11 @@ async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, visit: Arc<Visit>)
     match (first[0], tls) {
         (0x16, Some(tls)) => {
             if let Ok(Ok(stream)) = timeout(HANDSHAKE, tls.accept(stream)).await {
-                visit.spawn(http::serve(stream, Arc::clone(&visit)));
+                visit.spawn(http::serve(stream, Arc::clone(&visit), deadline));
             }
         }
         (b'A'..=b'Z', None) => {
-            visit.spawn(http::serve(stream, Arc::clone(&visit)));
+            visit.spawn(http::serve(stream, Arc::clone(&visit), deadline));
         }
         (b'A'..=b'Z', Some(_)) => {
             let refusal = Refusal::new(ErrorCode::BadRequest, "use https or wss here");

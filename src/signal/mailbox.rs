@@ -40,12 +40,19 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    /// And when they came.
-    events: VecDeque<(Mono, Event)>,
-    bytes: usize,
+    /// Boxed, because mostly nothing waits.
+    behind: Option<Box<Behind>>,
     closed: bool,
     /// Waits for an event.
     reader: Option<Waker>,
+}
+
+/// What waits for the reader.
+#[derive(Default)]
+struct Behind {
+    /// And when they came.
+    events: VecDeque<(Mono, Event)>,
+    bytes: usize,
 }
 
 impl Shared {
@@ -60,8 +67,12 @@ impl Queue {
         let bytes = size(&event);
         // The room's lock is held, so that nobody else adds to it meanwhile.
         let held = backlog.0.load(Relaxed);
-        let own = self.bytes + bytes;
-        let fits = match self.events.len() {
+        let (events, own) = match &self.behind {
+            Some(behind) => (behind.events.len(), behind.bytes),
+            None => (0, 0),
+        };
+        let own = own + bytes;
+        let fits = match events {
             0 => held + bytes <= ALL,
             1..CAPACITY => own <= (ALL - FIRST).saturating_sub(held) / PART,
             _ => false,
@@ -71,9 +82,25 @@ impl Queue {
             return Err(Gone);
         }
         backlog.0.fetch_add(bytes, Relaxed);
-        self.bytes = own;
-        self.events.push_back((clock::now().mono, event));
+        let behind = self.behind.get_or_insert_default();
+        behind.bytes = own;
+        behind.events.push_back((clock::now().mono, event));
         Ok(())
+    }
+
+    /// Takes the first event out, and when it came.
+    fn take(&mut self, backlog: &Backlog) -> Option<(Mono, Event)> {
+        let behind = self.behind.as_mut()?;
+        let first = behind.events.pop_front();
+        if let Some((_, event)) = &first {
+            let bytes = size(event);
+            behind.bytes -= bytes;
+            backlog.0.fetch_sub(bytes, Relaxed);
+        }
+        if behind.events.is_empty() {
+            self.behind = None;
+        }
+        first
     }
 }
 
@@ -121,13 +148,7 @@ impl Inbox {
     /// The next event; `None` when the reader fell so far behind that some are lost.
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         let mut queue = self.0.queue();
-        if let Some((came, event)) = queue.events.pop_front() {
-            let bytes = size(&event);
-            queue.bytes -= bytes;
-            self.0.backlog.0.fetch_sub(bytes, Relaxed);
-            if queue.events.is_empty() {
-                queue.events = VecDeque::new();
-            }
+        if let Some((came, event)) = queue.take(&self.0.backlog) {
             if clock::now().mono <= came.plus_secs(BEHIND) {
                 return Poll::Ready(Some(event));
             }
@@ -145,9 +166,9 @@ impl Drop for Inbox {
     fn drop(&mut self) {
         let mut queue = self.0.queue();
         queue.closed = true;
-        queue.events = VecDeque::new();
-        self.0.backlog.0.fetch_sub(queue.bytes, Relaxed);
-        queue.bytes = 0;
+        if let Some(behind) = queue.behind.take() {
+            self.0.backlog.0.fetch_sub(behind.bytes, Relaxed);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{sleep_until, timeout};
 
-use crate::pairing::{ClientMessage, ErrorCode, Nonce, Reason, ServerMessage};
+use crate::pairing::{ClientMessage, ErrorCode, Reason, ServerMessage};
 use crate::proto::Mono;
 use crate::proto::bucket::TokenBucket;
 
@@ -45,11 +45,13 @@ pub(super) const MESSAGES: (u64, u64) = (50, 400);
 /// What is read in one go, in bytes; it lies on the stack.
 const READ: usize = 2048;
 
-/// Serves a WebSocket until it ends. `read` is what came behind the request.
+/// Serves a WebSocket until it ends. `read` is what came behind the request; it has to ask to join
+/// until `deadline`.
 pub(super) fn serve<S>(
     stream: S,
     read: &[u8],
     visit: Arc<Visit>,
+    deadline: Mono,
 ) -> impl Future<Output = ()> + Send + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
@@ -57,7 +59,6 @@ where
     let mut reader = Reader::default();
     reader.feed(read);
     let now = clock::now().mono;
-    let deadline = visit.deadline;
     let nonce = visit.hub.nonces.of_connection();
     let mut conversation = Conversation {
         wire: Wire { stream, reader },
@@ -73,7 +74,7 @@ where
     // be 100,000 of these that wait.
     async move {
         // Boxed, for it is large and soon over.
-        if Box::pin(conversation.greet(nonce)).await.is_ok() {
+        if Box::pin(conversation.greet()).await.is_ok() {
             conversation.run().await;
         }
     }
@@ -151,8 +152,10 @@ struct Over;
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
     /// Right behind the answer to the request, so that it costs no round trip.
-    async fn greet(&mut self, nonce: [u8; 16]) -> Result<(), Over> {
-        let nonce = Nonce::from_bytes(&nonce);
+    async fn greet(&mut self) -> Result<(), Over> {
+        let Some(nonce) = self.guest.nonce() else {
+            return Ok(());
+        };
         self.say(&ServerMessage::Hello { nonce }).await
     }
 

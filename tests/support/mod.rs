@@ -391,6 +391,30 @@ impl Server {
             .expect("VmRSS is a number")
     }
 
+    /// Resident memory in KiB once every worker serves and it has stayed the same for a while: a
+    /// worker takes megabytes at its start, when another one may answer already.
+    pub fn settled_kib(&self) -> u64 {
+        // The kernel spreads them over the workers by their ports.
+        for _ in 0..64 {
+            let answer = stun::binding_udp(self.udp(), Duration::from_secs(10));
+            assert!(
+                answer.is_some(),
+                "a worker does not answer:\n{}",
+                self.log()
+            );
+        }
+        let mut kib = self.resident_kib();
+        let mut since = Instant::now();
+        while since.elapsed() < Duration::from_millis(500) {
+            sleep(Duration::from_millis(10));
+            let now = self.resident_kib();
+            if now != kib {
+                (kib, since) = (now, Instant::now());
+            }
+        }
+        kib
+    }
+
     /// Open file descriptors once they have stayed the same for a while: a thread may still be
     /// starting when another one answers already.
     pub fn settled_descriptors(&self) -> usize {

@@ -165,7 +165,7 @@ pub(in crate::signal) async fn serve(mut stream: TcpStream, visit: Arc<Visit>) {
     let Ok(Some(hello)) = timeout(HELLO, read(&mut stream)).await else {
         return;
     };
-    let Ok(join) = hello.into_join(visit.observed) else {
+    let Ok(join) = hello.into_join(visit.observed.socket()) else {
         return;
     };
     let mut guest = Guest::new(visit, Way::OneAnswer);

@@ -4,7 +4,9 @@
 //! Nobody removes what somebody else put in: every connection has a seat, which owns its waiting
 //! entry and its part of sessions, and whose guard ([`Seat`]) takes all of it away on drop.
 
+mod address;
 mod ended;
+mod few;
 mod guard;
 mod shares;
 mod table;
@@ -15,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::pairing::{ErrorCode, Protocol, Reason, RendezvousId, Role, SessionId};
 
+pub(super) use address::Address;
 pub use guard::{Room, Seat};
 pub(super) use shares::{Full, SITE, Shares, Site, Source};
 

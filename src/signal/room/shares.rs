@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use ahash::RandomState;
 use hashbrown::HashMap;
 
+use super::few::Few;
+
 /// Whose requests are counted together: an IPv4 address, or an IPv6 /64, which is what one
 /// subscriber has at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +70,7 @@ pub(in crate::signal) struct Shares<K> {
     /// Of IPv6 only: an IPv4 address is a site.
     sources: HashMap<Source, usize, RandomState>,
     /// What each holds, in order.
-    sites: HashMap<Site, Vec<K>, RandomState>,
+    sites: HashMap<Site, Few<K>, RandomState>,
     /// The same by how much it is.
     by_size: BTreeSet<(usize, Site)>,
 }
@@ -92,7 +94,7 @@ impl<K: Copy + Ord> Shares<K> {
     /// # Errors
     /// Why not.
     pub(in crate::signal) fn admit(&self, ip: IpAddr) -> Result<Option<K>, Full> {
-        let of_site = self.sites.get(&Site::from(ip)).map_or(0, Vec::len);
+        let of_site = self.sites.get(&Site::from(ip)).map_or(0, |held| held.len());
         let of_source = match ip.to_canonical() {
             IpAddr::V4(_) => of_site,
             IpAddr::V6(_) => self.sources.get(&Source::from(ip)).copied().unwrap_or(0),
@@ -118,9 +120,7 @@ impl<K: Copy + Ord> Shares<K> {
             *self.sources.entry(Source::from(ip)).or_default() += 1;
         }
         let site = Site::from(ip);
-        // Mostly a site holds one.
-        let held = self.sites.entry(site);
-        let held = held.or_insert_with(|| Vec::with_capacity(1));
+        let held = self.sites.entry(site).or_default();
         let before = held.len();
         held.insert(held.partition_point(|own| *own < name), name);
         self.by_size.remove(&(before, site));

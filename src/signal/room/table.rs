@@ -1,5 +1,6 @@
 //! The tables of the room and what happens in them.
 
+mod seat;
 mod upkeep;
 
 use std::collections::BTreeSet;
@@ -10,14 +11,17 @@ use hashbrown::HashMap;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::pairing::{ErrorCode, MAX_BLOB, Protocol, Reason, RendezvousId, Role, SessionId};
+use crate::pairing::{ErrorCode, MAX_BLOB, Reason, RendezvousId, Role, SessionId};
 use crate::proto::Mono;
 use crate::proto::bucket::TokenBucket;
 
+use super::address::Address;
 use super::ended::Ended;
+use super::few::Few;
 use super::{
     Denied, Event, Full, Hold, Holding, Mailbox, Pairing, RoomLimits, Shares, Wait, Waiting,
 };
+use seat::{Entry, SeatState};
 
 /// Signals a second that a side of a session may send for long.
 const SIGNALS_PER_SECOND: u64 = 2;
@@ -28,30 +32,6 @@ const REPORTS: u8 = 4;
 /// Names a seat; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SeatKey(u64);
-
-struct SeatState<M, G> {
-    mailbox: M,
-    observed: SocketAddr,
-    signals: bool,
-    waiting: Option<Box<Entry<G>>>,
-    /// It waited when the room was closed.
-    leaving: bool,
-    sessions: Vec<SessionId>,
-    ended: Ended,
-}
-
-/// A waiting initiator.
-struct Entry<G> {
-    id: RendezvousId,
-    protocol: Protocol,
-    target_ip: Option<IpAddr>,
-    host: bool,
-    deadline: Mono,
-    /// Of the pair that is to be; a host gets a fresh one for each receiver.
-    session: SessionId,
-    endpoints: Box<[SocketAddr]>,
-    hold: Option<G>,
-}
 
 /// Two that can signal to each other. It is over when one of them leaves: the other one need not
 /// say anything for that, and may stay for years.
@@ -82,7 +62,8 @@ pub(super) struct Table<M: Mailbox, G: Hold> {
     now: Mono,
     last_seat: u64,
     seats: HashMap<SeatKey, SeatState<M, G>, RandomState>,
-    ids: HashMap<RendezvousId, Vec<SeatKey>, RandomState>,
+    /// Who waits under an id, in the order of their coming.
+    ids: HashMap<RendezvousId, Few<SeatKey>, RandomState>,
     deadlines: BTreeSet<(Mono, SeatKey)>,
     /// Who waits, by where it is.
     waiting: Shares<SeatKey>,
@@ -118,15 +99,7 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
     pub(super) fn seat(&mut self, mailbox: M, observed: SocketAddr, signals: bool) -> SeatKey {
         self.last_seat += 1;
         let key = SeatKey(self.last_seat);
-        let seat = SeatState {
-            mailbox,
-            observed: SocketAddr::new(observed.ip().to_canonical(), observed.port()),
-            signals,
-            waiting: None,
-            leaving: false,
-            sessions: Vec::new(),
-            ended: Ended::default(),
-        };
+        let seat = SeatState::new(mailbox, observed, signals);
         self.seats.insert(key, seat);
         key
     }
@@ -137,8 +110,8 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
             return;
         };
         self.leaving -= usize::from(seat.leaving);
-        for session in seat.sessions {
-            self.end(session, Some(key));
+        for session in seat.sessions() {
+            self.end(*session, Some(key));
         }
     }
 
@@ -170,19 +143,18 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
             false => wait.wait_s.clamp(1, limits.max_wait_s.max(1)),
         };
         let deadline = now.plus_secs(wait_s);
-        // Mostly nobody else waits under an id.
-        let queue = self.ids.entry(wait.id);
-        queue.or_insert_with(|| Vec::with_capacity(1)).push(key);
+        let queue = self.ids.entry(wait.id).or_default();
+        queue.insert(queue.len(), key);
         self.waiting.enter(ip, key);
         self.deadlines.insert((deadline, key));
         let seat = self.seats.get_mut(&key).ok_or(ErrorCode::Internal)?;
         seat.waiting = Some(Box::new(Entry {
             id: wait.id,
             protocol: wait.protocol,
-            target_ip: wait.target_ip.map(|ip| ip.to_canonical()),
             host: wait.host,
             deadline,
             session,
+            target_ip: wait.target_ip.map(|ip| ip.to_canonical()),
             endpoints: wait.endpoints.into(),
             hold: (seat.signals && !wait.host).then(|| (self.hold)(&session)),
         }));
@@ -207,7 +179,7 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
         if receiver.waiting.is_some() {
             return Err(ErrorCode::BadRequest.into());
         }
-        if receiver.sessions.len() >= self.limits.sessions_per_seat {
+        if receiver.sessions().len() >= self.limits.sessions_per_seat {
             return Err(Reason::Sessions.into());
         }
         let mut refusal = Denied::from(ErrorCode::NobodyWaits);
@@ -226,7 +198,7 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
     /// receiver in the order of their coming, then hosts, the latest first, because one that had
     /// to connect again is there twice for a while.
     fn candidates(&self, id: &RendezvousId) -> Vec<SeatKey> {
-        let queue = self.ids.get(id).map_or(&[][..], Vec::as_slice);
+        let queue = self.ids.get(id).map_or(&[][..], |queue| queue);
         let is_host = |key: &&SeatKey| {
             let entry = self.seats.get(*key).and_then(|seat| seat.waiting.as_ref());
             entry.is_some_and(|entry| entry.host)
@@ -252,13 +224,13 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
             self.end_wait(waiter, Event::TimedOut);
             return Err(ErrorCode::NobodyWaits.into());
         }
-        let (observed, peer_observed) = (receiver.observed, initiator.observed);
+        let [observed, peer_observed] = [receiver, initiator].map(|seat| seat.observed.socket());
         if entry.target_ip.is_some_and(|ip| ip != observed.ip()) {
             return Err(ErrorCode::NobodyWaits.into());
         }
         let mut displaced = None;
         if initiator.signals && receiver.signals {
-            if initiator.sessions.len() >= self.limits.sessions_per_seat {
+            if initiator.sessions().len() >= self.limits.sessions_per_seat {
                 return Err(Reason::HostSessions.into());
             }
             let admitted = self.receivers.admit(observed.ip());
@@ -319,8 +291,8 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
         let kept = seats.iter().all(signals);
         for key in seats {
             match self.seats.get_mut(&key).filter(|seat| seat.signals) {
-                Some(seat) if kept => seat.sessions.push(session),
-                Some(seat) => seat.ended.put(session, 0),
+                Some(seat) if kept => seat.begin(session),
+                Some(seat) => seat.remember(session, 0),
                 None => {}
             }
         }
@@ -388,7 +360,7 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
             Some(own) => Some(&mut own.reports),
             None => {
                 let seat = self.seats.get_mut(&key);
-                seat.and_then(|seat| seat.ended.reports(session))
+                seat.and_then(|seat| seat.reports(session))
             }
         };
         let reports = reports.ok_or(ErrorCode::NoSession)?;
@@ -398,17 +370,17 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
 
     pub(super) fn has_sessions(&self, key: SeatKey) -> bool {
         let seat = self.seats.get(&key);
-        seat.is_some_and(|seat| !seat.sessions.is_empty())
+        seat.is_some_and(|seat| !seat.sessions().is_empty())
     }
 
     pub(super) fn leave(&mut self, key: SeatKey, session: SessionId) -> Result<(), Denied> {
         let seat = self.seats.get_mut(&key).ok_or(ErrorCode::Internal)?;
-        if seat.sessions.contains(&session) {
+        if seat.sessions().contains(&session) {
             self.end(session, Some(key));
             return Ok(());
         }
         // The other side may have been first.
-        match seat.ended.forget(&session) {
+        match seat.forget(&session) {
             true => Ok(()),
             false => Err(ErrorCode::NoSession.into()),
         }
@@ -425,11 +397,9 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
             let Some(seat) = self.seats.get_mut(&side.seat) else {
                 continue;
             };
-            if let Some(at) = seat.sessions.iter().position(|own| *own == session) {
-                seat.sessions.swap_remove(at);
-            }
+            seat.leave(&session);
             if leaver != Some(side.seat) {
-                seat.ended.put(session, side.reports);
+                seat.remember(session, side.reports);
                 // One that does not take it is leaving, too.
                 let _ = seat.mailbox.deliver(Event::PeerLeft { session });
             }
@@ -467,7 +437,9 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
         self.waiting.leave(seat.observed.ip(), key);
         self.deadlines.remove(&(entry.deadline, key));
         if let Some(queue) = self.ids.get_mut(&entry.id) {
-            queue.retain(|waiter| *waiter != key);
+            if let Some(at) = queue.iter().position(|waiter| *waiter == key) {
+                queue.remove(at);
+            }
             if queue.is_empty() {
                 self.ids.remove(&entry.id);
             }

@@ -28,14 +28,14 @@ async fn client() -> Client {
     let place = hub.doors.enter(observed.ip()).expect("a place");
     let visit = Arc::new(Visit {
         hub,
-        observed,
-        reached: observed,
+        observed: observed.into(),
+        reached: observed.into(),
         host: OnceLock::new(),
-        deadline: clock::now().mono.plus_secs(listener::WHOLE),
         place,
     });
     let (stream, other) = duplex(1 << 16);
-    tokio::spawn(serve(other, &[], visit));
+    let deadline = clock::now().mono.plus_secs(listener::WHOLE);
+    tokio::spawn(serve(other, &[], visit, deadline));
     let mut client = Client {
         stream,
         since: Instant::now(),
