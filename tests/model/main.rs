@@ -5,15 +5,14 @@
 
 #![allow(unreachable_pub, reason = "modules of a test binary")]
 
-#[path = "model/data.rs"]
-mod data;
-#[path = "core/harness.rs"]
+#[path = "../core/harness.rs"]
 mod harness;
-#[path = "model/ops.rs"]
+
+mod allocating;
+mod data;
 mod ops;
-#[path = "model/reference.rs"]
 mod reference;
-#[path = "model/run.rs"]
+mod rights;
 mod run;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
