@@ -30,12 +30,6 @@ fn a_host_stays_and_talks_to_one_after_the_other() {
     assert_eq!(&heard, b"onetwo");
 }
 
-fn local(forwarding: &mut Turnctl) -> SocketAddr {
-    let event = forwarding.event("listening");
-    let local = event["local"].as_str().expect("an address");
-    local.parse().expect("an address")
-}
-
 /// Sends back what it gets, in capitals, until the end.
 fn shouting_service() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
@@ -54,15 +48,28 @@ fn shouting_service() -> SocketAddr {
     address
 }
 
+/// Sends capitals for every datagram.
+fn shouting_port() -> SocketAddr {
+    let service = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+    let address = service.local_addr().expect("bound");
+    thread::spawn(move || {
+        let mut buffer = [0; 2000];
+        loop {
+            let (len, from) = service.recv_from(&mut buffer).expect("readable");
+            buffer[..len].make_ascii_uppercase();
+            service.send_to(&buffer[..len], from).expect("writable");
+        }
+    });
+    address
+}
+
 #[test]
 fn a_tcp_port_is_forwarded_to_many_at_once() {
     let server = start();
     let at = pairing(&server);
-    let to = shouting_service().to_string();
-    let mut host = Turnctl::start(&["host", &at, "k", "tcp", "--to", &to]);
-    host.event("registered");
+    let _host = Turnctl::serve(&at, "k", "tcp", shouting_service());
     let mut forward = Turnctl::start(&["forward", &at, "k", "tcp", "0"]);
-    let local = local(&mut forward);
+    let local = forward.listening();
     let mut streams: Vec<_> = (0..8)
         .map(|_| TcpStream::connect(local).expect("the port is there"))
         .collect();
@@ -83,7 +90,7 @@ fn a_tcp_port_is_forwarded_to_many_at_once() {
     // The device leaves, and the host takes the next one.
     drop(forward);
     let mut forward = Turnctl::start(&["forward", &at, "k", "tcp", "0"]);
-    let mut stream = TcpStream::connect(self::local(&mut forward)).expect("the port is there");
+    let mut stream = TcpStream::connect(forward.listening()).expect("the port is there");
     stream.write_all(b"again").expect("writable");
     stream
         .shutdown(std::net::Shutdown::Write)
@@ -98,20 +105,9 @@ fn a_tcp_port_is_forwarded_to_many_at_once() {
 fn a_udp_port_is_forwarded_to_many_at_once() {
     let server = start();
     let at = pairing(&server);
-    let service = UdpSocket::bind("127.0.0.1:0").expect("loopback");
-    let to = service.local_addr().expect("bound").to_string();
-    thread::spawn(move || {
-        let mut buffer = [0; 2000];
-        loop {
-            let (len, from) = service.recv_from(&mut buffer).expect("readable");
-            buffer[..len].make_ascii_uppercase();
-            service.send_to(&buffer[..len], from).expect("writable");
-        }
-    });
-    let mut host = Turnctl::start(&["host", &at, "k", "udp", "--to", &to]);
-    host.event("registered");
+    let _host = Turnctl::serve(&at, "k", "udp", shouting_port());
     let mut forward = Turnctl::start(&["forward", &at, "k", "udp", "0"]);
-    let local = local(&mut forward);
+    let local = forward.listening();
     let clients: Vec<_> = (0..4)
         .map(|_| {
             let client = UdpSocket::bind("127.0.0.1:0").expect("loopback");
@@ -134,28 +130,11 @@ fn a_udp_port_is_forwarded_to_many_at_once() {
     }
 }
 
-/// Sends capitals for every datagram.
-fn shouting_port() -> SocketAddr {
-    let service = UdpSocket::bind("127.0.0.1:0").expect("loopback");
-    let address = service.local_addr().expect("bound");
-    thread::spawn(move || {
-        let mut buffer = [0; 2000];
-        loop {
-            let (len, from) = service.recv_from(&mut buffer).expect("readable");
-            buffer[..len].make_ascii_uppercase();
-            service.send_to(&buffer[..len], from).expect("writable");
-        }
-    });
-    address
-}
-
 #[test]
 fn connect_reaches_the_served_port_as_netcat_would() {
     let server = start();
     let at = pairing(&server);
-    let to = shouting_service().to_string();
-    let mut host = Turnctl::start(&["host", &at, "k", "tcp", "--to", &to]);
-    host.event("registered");
+    let mut host = Turnctl::serve(&at, "k", "tcp", shouting_service());
     // Several at a time, and each on its own connection.
     let mut guests: Vec<_> = (0..3)
         .map(|_| Turnctl::start(&["connect", &at, "k"]))
@@ -176,9 +155,8 @@ fn connect_reaches_the_served_port_as_netcat_would() {
     assert_eq!((guest.rest(), guest.exit_code()), (Vec::new(), 0));
     // A port where nothing listens is a connection that breaks at once.
     let closed = UdpSocket::bind("127.0.0.1:0").expect("loopback");
-    let to = closed.local_addr().expect("bound").to_string();
-    let mut host = Turnctl::start(&["host", &at, "closed", "tcp", "--to", &to]);
-    host.event("registered");
+    let to = closed.local_addr().expect("bound");
+    let _host = Turnctl::serve(&at, "closed", "tcp", to);
     let mut guest = Turnctl::start(&["connect", &at, "closed"]);
     guest.event("path");
     assert_eq!((guest.rest(), guest.exit_code()), (Vec::new(), 1));
@@ -188,9 +166,7 @@ fn connect_reaches_the_served_port_as_netcat_would() {
 fn connect_reaches_a_served_udp_port_too() {
     let server = start();
     let at = pairing(&server);
-    let to = shouting_port().to_string();
-    let mut host = Turnctl::start(&["host", &at, "k", "udp", "--to", &to]);
-    host.event("registered");
+    let mut host = Turnctl::serve(&at, "k", "udp", shouting_port());
     let mut guest = Turnctl::start(&["connect", &at, "k"]);
     guest.event("path");
     for word in ["hello", "again"] {
@@ -209,7 +185,6 @@ fn connect_reaches_a_served_udp_port_too() {
 fn what_does_not_fit_together_says_so_at_once() {
     let server = start();
     let at = pairing(&server);
-    let to = shouting_port().to_string();
     let refused = |forward: &[&str], word: &str| {
         let mut forward = Turnctl::start(forward);
         let error = forward.event("error");
@@ -217,8 +192,7 @@ fn what_does_not_fit_together_says_so_at_once() {
         assert!(message.contains(word), "{message}");
         assert_eq!(forward.exit_code(), 1);
     };
-    let mut host = Turnctl::start(&["host", &at, "udp", "udp", "--to", &to]);
-    host.event("registered");
+    let _host = Turnctl::serve(&at, "udp", "udp", shouting_port());
     refused(&["forward", &at, "udp", "tcp", "0"], "serves a UDP port");
     for protocol in ["udp", "tcp"] {
         let key = format!("talks {protocol}");
@@ -260,12 +234,10 @@ fn shouts(local: SocketAddr, word: &str) {
 fn a_forwarded_port_survives_a_restart_of_the_host() {
     let server = start();
     let at = pairing(&server);
-    let to = shouting_service().to_string();
-    let serve = ["host", &at, "k", "tcp", "--to", &to];
-    let mut host = Turnctl::start(&serve);
-    host.event("registered");
+    let to = shouting_service();
+    let mut host = Turnctl::serve(&at, "k", "tcp", to);
     let mut forward = Turnctl::start(&["forward", &at, "k", "tcp", "0"]);
-    let local = local(&mut forward);
+    let local = forward.listening();
     shouts(local, "one");
     for (signal, word) in [("TERM", "two"), ("KILL", "three")] {
         // One connection is open when it happens.
@@ -282,8 +254,7 @@ fn a_forwarded_port_survives_a_restart_of_the_host() {
         assert!(end.is_err(), "an error and not an end: {end:?}");
         // One that comes meanwhile waits for the host, which is back in time.
         let waiting = thread::spawn(move || shouts(local, "waiting"));
-        host = Turnctl::start(&serve);
-        host.event("registered");
+        host = Turnctl::serve(&at, "k", "tcp", to);
         forward.event("reconnected");
         waiting.join().expect("answered");
         shouts(local, word);
@@ -298,11 +269,9 @@ fn a_forwarded_port_survives_a_restart_of_the_host() {
 fn while_the_host_is_away_a_client_is_refused_within_seconds() {
     let server = start();
     let at = pairing(&server);
-    let to = shouting_service().to_string();
-    let mut host = Turnctl::start(&["host", &at, "k", "tcp", "--to", &to]);
-    host.event("registered");
+    let mut host = Turnctl::serve(&at, "k", "tcp", shouting_service());
     let mut forward = Turnctl::start(&["forward", &at, "k", "tcp", "0"]);
-    let local = local(&mut forward);
+    let local = forward.listening();
     support::signal(host.child.id(), "INT");
     assert_eq!(host.exit_code(), 130);
     forward.event("disconnected");
@@ -327,7 +296,7 @@ fn a_forwarded_port_survives_a_restart_of_the_server() {
         host.event("registered");
         let forward = ["forward", &at, "k", "tcp", "0"];
         let mut forward = Turnctl::start(&[&forward[..], manner].concat());
-        let local = local(&mut forward);
+        let local = forward.listening();
         shouts(local, "before");
         server.kill();
         server.start_again();
@@ -340,13 +309,11 @@ fn a_forwarded_port_survives_a_restart_of_the_server() {
 fn a_forwarded_udp_port_survives_a_restart_of_the_host() {
     let server = start();
     let at = pairing(&server);
-    let to = shouting_port().to_string();
-    let serve = ["host", &at, "k", "udp", "--to", &to];
-    let mut host = Turnctl::start(&serve);
-    host.event("registered");
+    let to = shouting_port();
+    let mut host = Turnctl::serve(&at, "k", "udp", to);
     let mut forward = Turnctl::start(&["forward", &at, "k", "udp", "0"]);
     let client = UdpSocket::bind("127.0.0.1:0").expect("loopback");
-    client.connect(local(&mut forward)).expect("loopback");
+    client.connect(forward.listening()).expect("loopback");
     client
         .set_read_timeout(Some(Duration::from_millis(500)))
         .expect("set");
@@ -361,8 +328,7 @@ fn a_forwarded_udp_port_survives_a_restart_of_the_host() {
     support::signal(host.child.id(), "TERM");
     assert_eq!(host.exit_code(), 143);
     forward.event("disconnected");
-    let mut host = Turnctl::start(&serve);
-    host.event("registered");
+    let _host = Turnctl::serve(&at, "k", "udp", to);
     forward.event("reconnected");
     assert!(answered());
 }

@@ -22,14 +22,8 @@ fn start() -> Server {
 }
 
 fn allocations(server: &Server) -> u64 {
-    let mut stream = TcpStream::connect(server.ops()).expect("it listens");
-    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).expect("sent");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer");
-    let name = "turnserver_allocations_active ";
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.expect("counted").parse().expect("a number")
+    let active = server.metric("turnserver_allocations_active ");
+    active.expect("counted")
 }
 
 /// Nothing is left at the server: no allocation, nobody who waits.
@@ -212,14 +206,11 @@ fn echoed(local: SocketAddr) -> TcpStream {
 fn a_forwarded_connection_that_is_broken_off_does_not_look_like_one_that_ended() {
     let server = start();
     let at = pairing(&server);
-    let to = echo().to_string();
+    let to = echo();
     for (signal, code) in [("INT", Some(130)), ("TERM", Some(143)), ("KILL", None)] {
-        let mut host = Turnctl::start(&["host", &at, signal, "tcp", "--to", &to]);
-        host.event("registered");
+        let _host = Turnctl::serve(&at, signal, "tcp", to);
         let mut forward = Turnctl::start(&["forward", &at, signal, "tcp", "0"]);
-        let local = forward.event("listening")["local"].clone();
-        let local = local.as_str().expect("an address");
-        let mut stream = echoed(local.parse().expect("an address"));
+        let mut stream = echoed(forward.listening());
         support::signal(forward.child.id(), signal);
         match code {
             Some(code) => assert_eq!(forward.exit_code(), code),
@@ -235,9 +226,7 @@ fn a_forwarded_connection_that_is_broken_off_does_not_look_like_one_that_ended()
 fn a_forwarded_port_outlives_a_lack_of_descriptors() {
     let server = start();
     let at = pairing(&server);
-    let to = echo().to_string();
-    let mut host = Turnctl::start(&["host", &at, "k", "tcp", "--to", &to]);
-    host.event("registered");
+    let _host = Turnctl::serve(&at, "k", "tcp", echo());
     let limited = "ulimit -n 48 && exec \"$0\" \"$@\"";
     let forward = support::turnctl::command(&["forward", &at, "k", "tcp", "0", "--json"]);
     let mut shell = std::process::Command::new("sh");
@@ -248,8 +237,7 @@ fn a_forwarded_port_outlives_a_lack_of_descriptors() {
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped());
     let mut forward = Turnctl::spawn(&mut shell);
-    let local = forward.event("listening")["local"].clone();
-    let local: SocketAddr = local.as_str().expect("text").parse().expect("an address");
+    let local = forward.listening();
     let burst: Vec<_> = (0..64)
         .map(|_| TcpStream::connect(local).expect("the backlog has room"))
         .collect();

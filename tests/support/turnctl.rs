@@ -1,6 +1,7 @@
 //! Running `turnctl`s, and the server that pairs them.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -71,6 +72,21 @@ impl Turnctl {
             events,
             seen: Vec::new(),
         }
+    }
+
+    /// A host that has registered and serves the port at `to`.
+    pub fn serve(at: &str, key: &str, protocol: &str, to: SocketAddr) -> Self {
+        let to = to.to_string();
+        let mut host = Self::start(&["host", at, key, protocol, "--to", &to]);
+        host.event("registered");
+        host
+    }
+
+    /// Where it listens for what it forwards.
+    pub fn listening(&mut self) -> SocketAddr {
+        let event = self.event("listening");
+        let local = event["local"].as_str().expect("a text");
+        local.parse().expect("an address")
     }
 
     /// The next event of this name.
