@@ -9,12 +9,11 @@
 mod signal_support;
 mod support;
 
-use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use signal_support::{Reply, Socket, connect, connect_from, initiator, post, receiver, reply};
+use signal_support::{Reply, Socket, connect_from, initiator, post, receiver, reply};
 use support::stun::{self, Client, Echo, Wire};
 use support::{Config, Server, USER};
 
@@ -141,20 +140,10 @@ fn from(server: &Server, local: &str, credentials: &(String, String)) -> Client 
     Client::new(wire, (&credentials.0, &credentials.1))
 }
 
-fn metric(server: &Server, line: &str) -> Option<u64> {
-    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let mut stream = connect(server.ops());
-    stream.write_all(request.as_bytes()).expect("sent");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer");
-    let value = text.lines().find_map(|found| found.strip_prefix(line));
-    value.and_then(|value| value.trim().parse().ok())
-}
-
 fn until(server: &Server, line: &str, value: u64) {
     let limit = Duration::from_secs(20);
-    let reached = support::wait_until(limit, || metric(server, line) == Some(value));
-    assert!(reached, "{line}{:?}, not {value}", metric(server, line));
+    let reached = support::wait_until(limit, || server.metric(line) == Some(value));
+    assert!(reached, "{line}{:?}, not {value}", server.metric(line));
 }
 
 /// A server with 40 relay ports in each family, of which pairs may have 30.
@@ -199,7 +188,7 @@ fn who_only_said_that_it_waits_gets_nothing_of_the_relay() {
     let (username, credential) = &gone[0];
     other.say(&json!({"type": "renew", "username": username, "credential": credential}));
     other.expect_error("no_session");
-    assert_eq!(metric(&server, IN_USE), Some(0));
+    assert_eq!(server.metric(IN_USE), Some(0));
     users(&server);
 }
 
@@ -225,13 +214,13 @@ fn those_who_wait_never_take_what_others_need() {
             (count(None), count(Some(486)), count(Some(508))),
             (30, 10, 20)
         );
-        assert_eq!(metric(&server, OF_PAIRS), Some(30));
+        assert_eq!(server.metric(OF_PAIRS), Some(30));
         let users = users(&server);
-        assert_eq!(metric(&server, IN_USE), Some(35));
+        assert_eq!(server.metric(IN_USE), Some(35));
         // They go, and so does what they had, long before it would have expired.
         drop(strangers);
         until(&server, IN_USE, 5);
-        assert_eq!(metric(&server, OF_PAIRS), Some(0));
+        assert_eq!(server.metric(OF_PAIRS), Some(0));
         server.wait_for_log("\"unpaired\"");
         drop(users);
     }
@@ -261,7 +250,7 @@ fn what_was_allocated_while_waiting_lives_on_in_the_pair() {
         assert!(a.refresh(600).is_success());
         assert!(a.permit(rb).is_success());
         assert!(arrives(&mut a, rb, &mut b, b"late"));
-        assert_eq!(metric(&server, OF_PAIRS), Some(2));
+        assert_eq!(server.metric(OF_PAIRS), Some(2));
     }
 }
 

@@ -16,18 +16,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use signal_support::{
     LIMIT, Reply, Socket, connect, connect_from, initiator, pair, parse, post, receiver, reply,
-    with,
+    serve, with,
 };
 use tokio_tungstenite::tungstenite::Message;
-use turnserver::signal::{self, Config, Handle, Limits};
-
-fn serve(change: impl FnOnce(&mut Limits)) -> (Handle, SocketAddr) {
-    let mut config = Config::from(SocketAddr::from(([127, 0, 0, 1], 0)));
-    change(&mut config.limits);
-    let handle = signal::serve(config).expect("it serves");
-    let address = handle.addresses()[0];
-    (handle, address)
-}
+use turnserver::signal::Handle;
 
 fn until(mut done: impl FnMut() -> bool) {
     let started = Instant::now();

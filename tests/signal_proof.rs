@@ -14,20 +14,11 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use signal_support::{
-    Socket, connect, connect_from, initiator, pair, post, proven, receiver, reply, with,
+    Socket, connect, connect_from, initiator, pair, post, proven, receiver, reply, serve, with,
 };
 use turnserver::pairing::AccessKey;
-use turnserver::signal::{self, Config, Handle, Limits};
 
 const KEY: &str = "the key of the two";
-
-fn serve(change: impl FnOnce(&mut Limits)) -> (Handle, SocketAddr) {
-    let mut config = Config::from(SocketAddr::from(([127, 0, 0, 1], 0)));
-    change(&mut config.limits);
-    let handle = signal::serve(config).expect("it serves");
-    let address = handle.addresses()[0];
-    (handle, address)
-}
 
 fn id(key: &str) -> Value {
     let key = AccessKey::new(key).expect("a key");

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use serde_json::json;
 
 use super::credentials::{allocated, turn};
-use super::{PATIENCE, metric, sockets, start, until};
+use super::{PATIENCE, sockets, start, until};
 use crate::signal_support::{Socket, connect, initiator, pair, post, receiver, reply, with};
 
 #[test]
@@ -18,7 +18,7 @@ fn a_drain_sends_those_who_wait_away_and_lets_sessions_go_on() {
     held.join(with(initiator("host"), json!({"host": true})));
     held.expect("waiting");
     let request = post(connect(server.signaling()), &initiator("k").to_string());
-    until(|| metric(&server, "turnserver_signaling_waiting ") == Some(2));
+    until(|| server.metric("turnserver_signaling_waiting ") == Some(2));
     let client = crate::support::stun::Client::new(
         crate::support::stun::Wire::udp(server.udp()).expect("a socket"),
         (&username, &password),
@@ -71,7 +71,7 @@ fn all_who_wait_hear_that_the_server_goes_away() {
             post(connect(server.signaling()), &wait)
         })
         .collect();
-    until(|| metric(&server, "turnserver_signaling_waiting ") == Some(HOSTS as u64 + 100));
+    until(|| server.metric("turnserver_signaling_waiting ") == Some(HOSTS as u64 + 100));
     // Nothing is allocated, so that the drain is over at once.
     server.signal("TERM");
     for host in &mut hosts {
@@ -128,13 +128,10 @@ fn a_thousand_waits_leave_no_descriptor() {
             assert_eq!(reply(poll).status, 408);
         }
     }
-    until(|| metric(&server, "turnserver_signaling_connections_active ") == Some(0));
-    assert_eq!(metric(&server, "turnserver_signaling_waiting "), Some(0));
+    until(|| server.metric("turnserver_signaling_connections_active ") == Some(0));
+    assert_eq!(server.metric("turnserver_signaling_waiting "), Some(0));
     assert_eq!(
-        metric(
-            &server,
-            "turnserver_signaling_waits_total{end=\"timed_out\"}"
-        ),
+        server.metric("turnserver_signaling_waits_total{end=\"timed_out\"}"),
         Some(1000)
     );
     until(|| server.descriptors() <= before);

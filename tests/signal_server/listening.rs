@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use turnserver::client::probe::{self, Transport};
 
 use super::credentials::turn;
-use super::{PATIENCE, metric, sockets, start, until};
+use super::{PATIENCE, sockets, start, until};
 use crate::signal_support::{Reply, initiator, pair, parse, receiver};
 use crate::support::{Config, Server, tls};
 
@@ -51,7 +51,7 @@ fn with_a_certificate_it_speaks_tls_alone_and_takes_new_ones() {
     let body = initiator("k").to_string();
     let head = "POST /v1/pair HTTP/1.1\r\nHost: pair.example.org:8443\r\nContent-Length: ";
     write!(waiting, "{head}{}\r\n\r\n{body}", body.len()).expect("sent");
-    until(|| metric(&server, "turnserver_signaling_waiting ") == Some(1));
+    until(|| server.metric("turnserver_signaling_waiting ") == Some(1));
     let answer = over_tls(&server, &fresh, &receiver("k")).expect("an answer");
     assert_eq!(answer.status, 200);
     let mut text = String::new();
@@ -99,7 +99,7 @@ fn addresses_that_become_free_are_waited_for() {
     drop(held);
     server.wait_until_it_answers();
     assert_eq!(pair(server.signaling(), &receiver("k")).status, 404);
-    assert_eq!(metric(&server, "turnserver_signaling_waiting "), Some(0));
+    assert_eq!(server.metric("turnserver_signaling_waiting "), Some(0));
     let waits = server.log().matches("by a server that just ended").count();
     assert_eq!(waits, 1, "all are waited for together:\n{}", server.log());
 }

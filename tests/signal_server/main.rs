@@ -16,12 +16,11 @@ mod ending;
 mod listening;
 mod secrecy;
 
-use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
-use signal_support::{Socket, connect, initiator, receiver};
+use signal_support::{Socket, initiator, receiver};
 use support::{Config, Server};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,16 +43,6 @@ fn sockets(server: SocketAddr, key: &str) -> [(Socket, Value); 2] {
     let for_b = b.expect("paired");
     let for_a = a.expect("paired");
     [(a, for_a), (b, for_b)]
-}
-
-fn metric(server: &Server, line: &str) -> Option<u64> {
-    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let mut stream = connect(server.ops());
-    stream.write_all(request.as_bytes()).expect("sent");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer");
-    let value = text.lines().find_map(|found| found.strip_prefix(line));
-    value.and_then(|value| value.trim().parse().ok())
 }
 
 fn until(mut done: impl FnMut() -> bool) {

@@ -4,7 +4,7 @@ use serde_json::json;
 use turnserver::client::probe::{self, Transport};
 
 use super::credentials::turn;
-use super::{PATIENCE, metric, sockets, start};
+use super::{PATIENCE, sockets, start};
 use crate::signal_support::pair;
 use crate::support::{Config, Server};
 
@@ -66,7 +66,7 @@ fn keys_are_in_no_log_line_and_pairs_are() {
     let id = turnserver::pairing::AccessKey::new("the-secret-access-key");
     let id = id.expect("a key").rendezvous_id().to_string();
     assert!(!log.contains(&id), "{log}");
-    let read = |line: &str| metric(&server, line);
+    let read = |line: &str| server.metric(line);
     assert_eq!(read("turnserver_signaling_pairs_total "), Some(1));
     assert_eq!(read("turnserver_signaling_sessions "), Some(1));
     assert_eq!(

@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 use turnserver::pairing::{AccessKey, Join, Nonce};
+use turnserver::signal::{self, Config, Handle, Limits};
 
 /// What an HTTP request came back with.
 #[derive(Debug)]
@@ -29,6 +30,15 @@ pub struct Reply {
 
 /// Patience with a server on the same machine.
 pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// A pairing endpoint alone, with limits of the test's own.
+pub fn serve(change: impl FnOnce(&mut Limits)) -> (Handle, SocketAddr) {
+    let mut config = Config::from(SocketAddr::from(([127, 0, 0, 1], 0)));
+    change(&mut config.limits);
+    let handle = signal::serve(config).expect("it serves");
+    let address = handle.addresses()[0];
+    (handle, address)
+}
 
 /// A TCP connection from an address of this machine.
 pub fn connect_from(local: IpAddr, server: SocketAddr) -> TcpStream {

@@ -23,7 +23,8 @@ pub mod tools;
 pub mod turnctl;
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -328,6 +329,19 @@ impl Server {
     /// The operations listener.
     pub fn ops(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports.ops()).into()
+    }
+
+    /// The value in the line of the metrics that begins with `line`; `None`: there is none.
+    pub fn metric(&self, line: &str) -> Option<u64> {
+        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let mut stream = TcpStream::connect(self.ops()).expect("it listens");
+        let limit = Some(Duration::from_secs(20));
+        stream.set_read_timeout(limit).expect("a timeout");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        let value = text.lines().find_map(|found| found.strip_prefix(line));
+        value.and_then(|value| value.trim().parse().ok())
     }
 
     /// The pairing endpoint.
