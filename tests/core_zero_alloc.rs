@@ -71,14 +71,7 @@ fn the_counter_counts() {
 
 #[test]
 fn relaying_within_a_pair_never_allocates() {
-    let mut world = Setup {
-        users: vec![User::paired(1, 'i'), User::paired(1, 'r')],
-        ..Setup::default()
-    }
-    .world();
-    let (i, r) = (world.setup.users[0].clone(), world.setup.users[1].clone());
-    let mut a = world.client(flow("192.0.2.1:5000"), &i);
-    let mut b = world.client(flow("192.0.2.2:5000"), &r);
+    let (mut world, mut a, mut b) = World::of_pair();
     let (ra, rb) = (world.allocate(&mut a), world.allocate(&mut b));
     world.bind(&mut a, 0x4000, rb);
     world.bind(&mut b, 0x4000, ra);

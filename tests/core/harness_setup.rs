@@ -135,3 +135,18 @@ impl Setup {
         }
     }
 }
+
+impl World {
+    /// A world with the two sides of a pair, who have not allocated yet.
+    pub fn of_pair() -> (Self, Client, Client) {
+        let world = Setup {
+            users: vec![User::paired(1, 'i'), User::paired(1, 'r')],
+            ..Setup::default()
+        }
+        .world();
+        let [i, r] = [0, 1].map(|side| world.setup.users[side].clone());
+        let a = world.client(flow("192.0.2.1:5000"), &i);
+        let b = world.client(flow("192.0.2.2:5000"), &r);
+        (world, a, b)
+    }
+}

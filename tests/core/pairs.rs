@@ -385,14 +385,7 @@ fn a_port_that_the_other_side_gave_up_is_closed_to_the_pair() {
 
 #[test]
 fn both_families_of_a_dual_allocation_belong_to_the_pair() {
-    let mut world = Setup {
-        users: vec![User::paired(1, 'i'), User::paired(1, 'r')],
-        ..Setup::default()
-    }
-    .world();
-    let (i, r) = (world.setup.users[0].clone(), world.setup.users[1].clone());
-    let mut a = world.client(flow("192.0.2.1:5000"), &i);
-    let mut b = world.client(flow("192.0.2.2:5000"), &r);
+    let (mut world, mut a, mut b) = World::of_pair();
     let dual = |world: &mut World, client: &mut Client| {
         let response = world.allocate_with(client, |b| {
             b.u8_rffu(attr::ADDITIONAL_ADDRESS_FAMILY, attr::FAMILY_IPV6);
