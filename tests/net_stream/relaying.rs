@@ -10,7 +10,8 @@ use turnserver::wire::{Method, attr};
 
 use super::{closed, relays_both_ways, server, tcp_server, with_tls};
 use crate::net_support::{
-    Client, Link, Pem, Reply, channel_frame, connect, eventually, listener, peer,
+    Client, Link, Pem, Reply, bind_to_each_other, channel_frame, connect, eventually, listener,
+    peer,
 };
 
 #[test]
@@ -85,12 +86,7 @@ fn relayed_data_passes_between_streams_of_one_shard_and_of_two() {
             (client, relayed)
         })
         .collect();
-    let relayed: Vec<_> = clients.iter().map(|(_, relayed)| *relayed).collect();
-    for (client, _) in &mut clients {
-        for (number, other) in (0x4000..).zip(&relayed) {
-            client.bind_channel(number, *other);
-        }
-    }
+    bind_to_each_other(&mut clients);
     for from in 0..clients.len() {
         // Several frames in one write: each must keep its own bytes.
         let mut bytes = Vec::new();

@@ -365,3 +365,13 @@ pub fn channel_frame(number: u16, data: &[u8]) -> Vec<u8> {
     frame.resize(frame.len().next_multiple_of(4), 0);
     frame
 }
+
+/// Every client binds the channel 0x4000 and n to the relayed address of client n.
+pub fn bind_to_each_other(clients: &mut [(Client, SocketAddr)]) {
+    let relayed: Vec<_> = clients.iter().map(|(_, relayed)| *relayed).collect();
+    for (client, _) in clients {
+        for (number, other) in (0x4000..).zip(&relayed) {
+            client.bind_channel(number, *other);
+        }
+    }
+}

@@ -4,7 +4,7 @@
 mod client;
 
 #[allow(unused_imports, reason = "every test crate uses its own part of it")]
-pub use client::{Client, Link, Reply, channel_frame, connect};
+pub use client::{Client, Link, Reply, bind_to_each_other, channel_frame, connect};
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use super::server;
-use crate::net_support::{Client, Server, Setup, eventually, peer, receive_from};
+use crate::net_support::{
+    Client, Server, Setup, bind_to_each_other, eventually, peer, receive_from,
+};
 
 #[test]
 fn binding_over_both_families() {
@@ -116,12 +118,7 @@ fn relayed_addresses_of_this_server_reach_each_other_on_any_shard() {
             (client, relayed)
         })
         .collect();
-    let relayed: Vec<_> = clients.iter().map(|(_, relayed)| *relayed).collect();
-    for (client, _) in &mut clients {
-        for (number, other) in (0x4000..).zip(&relayed) {
-            client.bind_channel(number, *other);
-        }
-    }
+    bind_to_each_other(&mut clients);
     for from in 0..clients.len() {
         for to in 0..clients.len() {
             if from == to {
