@@ -23,14 +23,8 @@ class Moves(Attempt):
             self.lab.heal()
 
     def talk(self, result):
-        initiator, receiver = self.connect()
-        self.sent = {end: 0 for end in self.ends}
-        # When each line came.
-        self.came = {end: [] for end in self.ends}
+        initiator, receiver = self.go_direct()
         measured = result.moves = {}
-        self.stream("first", TO_DIRECT, lambda: all(self.came.values()))
-        self.stream("direct", TO_DIRECT, lambda: self.all_paths("direct"))
-        self.stay()
         moved = time.monotonic()
         measured["gap while direct came"] = self.gap(0, moved)
         # For comparison: what the programs and this machine take by themselves.
@@ -50,6 +44,17 @@ class Moves(Attempt):
         measured["gap while it came back"] = self.gap(healed - STAYS, time.monotonic())
         self.last_lines(initiator, receiver)
         result.connected = result.direct = True
+
+    def go_direct(self):
+        """Connects the two, until their lines have gone the direct way for a while."""
+        both = self.connect()
+        self.sent = {end: 0 for end in self.ends}
+        # When each line came.
+        self.came = {end: [] for end in self.ends}
+        self.stream("first", TO_DIRECT, lambda: all(self.came.values()))
+        self.stream("direct", TO_DIRECT, lambda: self.all_paths("direct"))
+        self.stay()
+        return both
 
     def last_lines(self, initiator, receiver):
         """All that was sent arrives, and both end."""

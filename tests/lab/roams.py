@@ -33,13 +33,8 @@ class Roams(Moves):
         before = self.case.split(" to ")[0] if " to " in self.case else "v4"
         self.lab.leave()
         self.use("a", before)
-        initiator, receiver = self.connect()
-        self.sent = {end: 0 for end in self.ends}
-        self.came = {end: [] for end in self.ends}
+        initiator, receiver = self.go_direct()
         measured = result.moves = {}
-        self.stream("first", TO_DIRECT, lambda: all(self.came.values()))
-        self.stream("direct", TO_DIRECT, lambda: self.all_paths("direct"))
-        self.stay()
         began = time.monotonic()
         outage = self.change()
         there = time.monotonic()
