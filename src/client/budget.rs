@@ -44,14 +44,11 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::origin;
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "any origin of virtual time will do"
-    )]
     #[test]
     fn a_burst_and_then_one_by_one() {
-        let start = Instant::now();
+        let start = origin();
         let each = Duration::from_millis(100);
         let mut budget = Budget::new(3, each, start);
         let mut spend = |now| {

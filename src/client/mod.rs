@@ -25,3 +25,13 @@ pub mod tls;
 pub mod turn;
 #[cfg(feature = "webrtc-conn")]
 pub mod webrtc;
+
+/// Where virtual time begins in tests.
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any origin of virtual time will do"
+)]
+fn origin() -> std::time::Instant {
+    std::time::Instant::now()
+}

@@ -5,6 +5,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::*;
+use crate::client::origin;
 use crate::pairing::AccessKey;
 use crate::wire::{Kind as Protocol, classify};
 
@@ -36,14 +37,6 @@ struct World {
 fn psk(key: &str) -> Zeroizing<[u8; 32]> {
     let key = AccessKey::new(key).expect("a key");
     key.psk(&SessionId([5; 16]))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "any origin of virtual time will do"
-)]
-fn origin() -> Instant {
-    Instant::now()
 }
 
 impl World {

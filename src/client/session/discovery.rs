@@ -123,15 +123,8 @@ impl Discovery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::origin;
     use crate::wire::attr;
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "any origin of virtual time will do"
-    )]
-    fn origin() -> Instant {
-        Instant::now()
-    }
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect("an address")

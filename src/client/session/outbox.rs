@@ -128,16 +128,9 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::origin;
     use crate::client::punch::{Candidate, CandidateKind};
     use crate::pairing::{AccessKey, Role, Salt, SessionId};
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "any origin of virtual time will do"
-    )]
-    fn origin() -> Instant {
-        Instant::now()
-    }
 
     fn outbox(role: Role, now: Instant) -> Outbox {
         let key = AccessKey::new("k").expect("a key");

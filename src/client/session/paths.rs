@@ -256,14 +256,7 @@ impl Paths {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "any origin of virtual time will do"
-    )]
-    fn origin() -> Instant {
-        Instant::now()
-    }
+    use crate::client::origin;
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect("an address")

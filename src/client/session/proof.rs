@@ -112,6 +112,7 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::origin;
 
     #[test]
     fn the_handshake_is_posted_once_and_the_rest_without_a_way() {
@@ -126,14 +127,6 @@ mod tests {
         let mut proof = Proof::default();
         proof.proven();
         assert!(proof.is_proven() && !proof.posts(&[10, 1], true));
-    }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "any origin of virtual time will do"
-    )]
-    fn origin() -> Instant {
-        Instant::now()
     }
 
     #[test]
