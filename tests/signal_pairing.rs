@@ -193,7 +193,10 @@ fn signals_pass_both_ways_and_the_end_is_told() {
     stranger.expect_error("no_session");
     a.say(&json!({"type": "result", "session": session, "outcome": "direct"}));
     drop(a);
-    assert_eq!(b.expect("peer_left")["session"], session);
+    assert_eq!(
+        b.expect("peer_left"),
+        json!({"type": "peer_left", "session": session})
+    );
     b.say(&json!({"type": "leave", "session": session}));
     until(|| handle.snapshot().sessions == 0);
     let outcomes = handle.snapshot().outcomes;
@@ -277,8 +280,23 @@ async fn our_own_client_pairs() {
     a.close().await;
     assert_eq!(
         b.next().await.ok(),
-        Some(ServerMessage::PeerLeft { session })
+        Some(ServerMessage::PeerLeft {
+            session,
+            busy: false
+        })
     );
+}
+
+#[test]
+fn a_receiver_is_told_that_the_host_is_busy() {
+    let (_handle, server) = serve();
+    let (mut host, receivers) = host_and_receivers(server, 2);
+    for (busy, (mut receiver, session)) in [true, false].into_iter().zip(receivers) {
+        host.say(&json!({"type": "leave", "session": session, "busy": busy}));
+        let left = receiver.expect("peer_left");
+        assert_eq!(left["session"], session);
+        assert_eq!(left["busy"], if busy { json!(true) } else { Value::Null });
+    }
 }
 
 /// A host and some receivers, each on a WebSocket of its own, with the sessions between them.

@@ -125,6 +125,9 @@ pub enum ClientMessage {
     Leave {
         /// Of which pair.
         session: SessionId,
+        /// It has no room for this session now, which the peer is told.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        busy: bool,
     },
     /// Asks for fresh credentials of a pair in place of these, which are still valid; on any
     /// connection.
@@ -201,6 +204,9 @@ pub enum ServerMessage {
     PeerLeft {
         /// Of which pair.
         session: SessionId,
+        /// The peer has no room for this session now.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        busy: bool,
     },
     /// Fresh credentials, bound to the same pair and side.
     Renewed {

@@ -275,7 +275,7 @@ impl Guest {
                 Refusal::from(ErrorCode::GoingAway).into_message()
             }
             Event::Signal { session, blob } => ServerMessage::Signal { session, blob },
-            Event::PeerLeft { session } => ServerMessage::PeerLeft { session },
+            Event::PeerLeft { session, busy } => ServerMessage::PeerLeft { session, busy },
         }
     }
 
@@ -284,8 +284,8 @@ impl Guest {
         sent.map_err(|denied| Refusal::from(denied).of(session))
     }
 
-    pub(super) fn leave(&self, session: SessionId) -> Result<(), Refusal> {
-        let left = self.seat.leave(session);
+    pub(super) fn leave(&self, session: SessionId, busy: bool) -> Result<(), Refusal> {
+        let left = self.seat.leave(session, busy);
         left.map_err(|denied| Refusal::from(denied).of(session))
     }
 

@@ -334,7 +334,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
             },
             ClientMessage::Signal { .. } => sent.unwrap_or(Ok(())),
             ClientMessage::Result { session, outcome } => self.guest.report(session, outcome),
-            ClientMessage::Leave { session } => self.guest.leave(session),
+            ClientMessage::Leave { session, busy } => self.guest.leave(session, busy),
             ClientMessage::Renew {
                 username,
                 credential,

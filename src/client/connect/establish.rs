@@ -368,6 +368,12 @@ fn hopeless(state: &State) -> Option<ConnectError> {
         Some(Ended::Failed(why)) => return Some(io::Error::other(why.clone()).into()),
         _ => {}
     }
+    // It began nothing, so that nothing can be on its way.
+    if state.peer_busy && !state.ready {
+        return Some(ConnectError::no_path(
+            "the peer is busy: it takes no more now",
+        ));
+    }
     let nowhere = state.gave_up && state.no_relay.is_some() && !state.ready;
     nowhere.then(|| match state.refused {
         true => ConnectError::NotThePeer,

@@ -119,10 +119,10 @@ async fn receive(
 /// Tells a device that it cannot come now.
 fn turn_away(pair: &Pair) {
     let session = pair.session;
-    let _ = pair
-        .post
-        .outgoing
-        .try_send(ClientMessage::Leave { session });
+    let _ = pair.post.outgoing.try_send(ClientMessage::Leave {
+        session,
+        busy: true,
+    });
 }
 
 /// Connects to the server again and again, until nobody listens any more or the server says that

@@ -12,7 +12,7 @@ use super::error::ConnectError;
 use crate::client::budget::Budget;
 use crate::client::relay::now;
 use crate::client::rendezvous::{Rendezvous, RendezvousError};
-use crate::client::session::Post;
+use crate::client::session::{Letter, Post};
 use crate::pairing::{
     AccessKey, ClientMessage, ErrorCode, IceServer, Join, Protocol, Role, ServerMessage, SessionId,
 };
@@ -59,7 +59,7 @@ pub(super) enum News {
 
 pub(super) struct Office {
     rendezvous: Rendezvous,
-    sessions: HashMap<SessionId, mpsc::Sender<Option<String>>>,
+    sessions: HashMap<SessionId, mpsc::Sender<Letter>>,
     outgoing: mpsc::Receiver<ClientMessage>,
     /// For the sessions to come. A guest has one, a host many.
     for_sessions: Option<mpsc::Sender<ClientMessage>>,
@@ -98,7 +98,7 @@ impl Office {
                 message = self.outgoing.recv(), if later.is_none() => match message {
                     Some(message) => {
                         budget.spend();
-                        if let ClientMessage::Leave { session } = &message {
+                        if let ClientMessage::Leave { session, .. } = &message {
                             self.sessions.remove(session);
                         }
                         if let Err(error) = self.rendezvous.send(&message).await {
@@ -128,8 +128,12 @@ impl Office {
 
     async fn sort(&mut self, message: ServerMessage) {
         let news = match message {
-            ServerMessage::Signal { session, blob } => return self.deliver(session, Some(blob)),
-            ServerMessage::PeerLeft { session } => return self.deliver(session, None),
+            ServerMessage::Signal { session, blob } => {
+                return self.deliver(session, Letter::Blob(blob));
+            }
+            ServerMessage::PeerLeft { session, busy } => {
+                return self.deliver(session, Letter::Left { busy });
+            }
             ServerMessage::Waiting {
                 session,
                 observed,
@@ -186,7 +190,7 @@ impl Office {
 
     /// A session that does not read its post gets no more of it: without one blob it could open
     /// none of the later ones.
-    fn deliver(&mut self, session: SessionId, what: Option<String>) {
+    fn deliver(&mut self, session: SessionId, what: Letter) {
         if let Some(to) = self.sessions.get(&session)
             && to.try_send(what).is_err()
         {

@@ -44,7 +44,10 @@ fn text(message: &ServerMessage) -> Message {
 
 fn left(number: u8) -> ServerMessage {
     let session = SessionId([number; 16]);
-    ServerMessage::PeerLeft { session }
+    ServerMessage::PeerLeft {
+        session,
+        busy: false,
+    }
 }
 
 #[tokio::test]
@@ -90,7 +93,10 @@ async fn what_is_queued_is_sent_before_the_connection_closes() {
     let session = SessionId([1; 16]);
     for _ in 0..QUEUE {
         client
-            .send(&ClientMessage::Leave { session })
+            .send(&ClientMessage::Leave {
+                session,
+                busy: false,
+            })
             .await
             .expect("sent");
     }

@@ -17,7 +17,7 @@ use super::paths::Paths;
 use super::proof::Proof;
 use super::sockets::{MAIN, Packet, Sockets};
 use super::turn::Turn;
-use super::{Command, Ended, OuterPort, Post, Progress, Setup, State};
+use super::{Command, Ended, Letter, OuterPort, Post, Progress, Setup, State};
 use crate::client::noise::{self, Secure};
 use crate::client::punch::{self, Agent, Candidate, CandidateKind, Event, NatHint, Via};
 use crate::client::relay::{Relay, now, stun_servers};
@@ -181,7 +181,7 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 /// A wait that never ends where there is nothing to wait for.
-async fn next_blob(post: &mut Option<Post>) -> Option<Option<String>> {
+async fn next_letter(post: &mut Option<Post>) -> Option<Letter> {
     match post {
         Some(post) => post.incoming.recv().await,
         None => std::future::pending().await,
@@ -251,11 +251,14 @@ impl Driver {
                     Some(event) => self.relay_event(event),
                     None => relayed = false,
                 },
-                blob = next_blob(&mut self.post) => match blob {
-                    Some(Some(blob)) => self.blob(&blob),
-                    Some(None) => {
+                letter = next_letter(&mut self.post) => match letter {
+                    Some(Letter::Blob(blob)) => self.blob(&blob),
+                    Some(Letter::Left { busy }) => {
                         self.alone = Some(Alone::new(now));
-                        self.state.send_modify(|state| state.peer_left = true);
+                        self.state.send_modify(|state| {
+                            state.peer_left = true;
+                            state.peer_busy = busy;
+                        });
                     }
                     None => {
                         self.alone = Some(Alone::new(now));

@@ -86,8 +86,18 @@ pub enum Progress {
 pub(crate) struct Post {
     /// For the server.
     pub(crate) outgoing: mpsc::Sender<ClientMessage>,
-    /// Blobs of the peer; `None` tells that it has left the server.
-    pub(crate) incoming: mpsc::Receiver<Option<String>>,
+    pub(crate) incoming: mpsc::Receiver<Letter>,
+}
+
+/// What the pairing server has for a session.
+pub(crate) enum Letter {
+    /// From the peer.
+    Blob(String),
+    /// The peer has left the server.
+    Left {
+        /// Because it has no room for this session now.
+        busy: bool,
+    },
 }
 
 /// What a session begins with.
@@ -150,6 +160,8 @@ pub(crate) struct State {
     pub(crate) path: PathInfo,
     /// Whether the peer's connection to the pairing server has ended.
     pub(crate) peer_left: bool,
+    /// And that was because it has no room for this session.
+    pub(crate) peer_busy: bool,
     /// Somebody without the access key has tried to shake hands where only the peer should be.
     pub(crate) refused: bool,
     /// An attempt at a direct path has failed since the last one was there.
@@ -173,6 +185,7 @@ impl State {
             heard: false,
             path,
             peer_left: false,
+            peer_busy: false,
             refused: false,
             gave_up: false,
             no_relay: None,

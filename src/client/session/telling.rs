@@ -96,7 +96,10 @@ impl Driver {
         drop(self.turn);
         let tell = async {
             let result = ClientMessage::Result { session, outcome };
-            let leave = ClientMessage::Leave { session };
+            let leave = ClientMessage::Leave {
+                session,
+                busy: false,
+            };
             for message in [result, leave] {
                 let _ = outgoing.send(message).await;
             }

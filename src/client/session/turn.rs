@@ -65,7 +65,10 @@ mod tests {
 
     fn message(number: u8) -> ClientMessage {
         let session = SessionId([number; 16]);
-        ClientMessage::Leave { session }
+        ClientMessage::Leave {
+            session,
+            busy: false,
+        }
     }
 
     fn has_come(turn: &mut Turn) -> bool {

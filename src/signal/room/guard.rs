@@ -137,12 +137,13 @@ impl<M: Mailbox, G: Hold> Seat<M, G> {
         self.room.table().has_sessions(self.key)
     }
 
-    /// Leaves a session, which ends it; the peer is told.
+    /// Leaves a session, which ends it; the peer is told, also when that is because of being
+    /// `busy`.
     ///
     /// # Errors
     /// `NoSession` when it is not this seat's.
-    pub fn leave(&self, session: SessionId) -> Result<(), Denied> {
-        self.room.table().leave(self.key, session)
+    pub fn leave(&self, session: SessionId, busy: bool) -> Result<(), Denied> {
+        self.room.table().leave(self.key, session, busy)
     }
 }
 

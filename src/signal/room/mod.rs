@@ -125,6 +125,8 @@ pub enum Event {
     PeerLeft {
         /// Of which pair.
         session: SessionId,
+        /// The peer has no room for this session now.
+        busy: bool,
     },
     /// The room is full, and the wait has ended for one from elsewhere.
     Displaced,

@@ -111,7 +111,7 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
         };
         self.leaving -= usize::from(seat.leaving);
         for session in seat.sessions() {
-            self.end(*session, Some(key));
+            self.end(*session, Some(key), false);
         }
     }
 
@@ -264,7 +264,7 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
             hold.paired();
         }
         if let Some((_, displaced)) = displaced {
-            self.end(displaced, None);
+            self.end(displaced, None, false);
         }
         self.begin(session, [waiter, key], observed.ip(), hold);
         Ok(Pairing {
@@ -373,10 +373,15 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
         seat.is_some_and(|seat| !seat.sessions().is_empty())
     }
 
-    pub(super) fn leave(&mut self, key: SeatKey, session: SessionId) -> Result<(), Denied> {
+    pub(super) fn leave(
+        &mut self,
+        key: SeatKey,
+        session: SessionId,
+        busy: bool,
+    ) -> Result<(), Denied> {
         let seat = self.seats.get_mut(&key).ok_or(ErrorCode::Internal)?;
         if seat.sessions().contains(&session) {
-            self.end(session, Some(key));
+            self.end(session, Some(key), busy);
             return Ok(());
         }
         // The other side may have been first.
@@ -386,8 +391,9 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
         }
     }
 
-    /// Ends a session, and tells those of the two who did not end it.
-    fn end(&mut self, session: SessionId, leaver: Option<SeatKey>) {
+    /// Ends a session, and tells those of the two who did not end it, also whether it ends because
+    /// of a `busy` peer.
+    fn end(&mut self, session: SessionId, leaver: Option<SeatKey>, busy: bool) {
         let Some(ended) = self.sessions.remove(&session) else {
             return;
         };
@@ -401,7 +407,7 @@ impl<M: Mailbox, G: Hold> Table<M, G> {
             if leaver != Some(side.seat) {
                 seat.remember(session, side.reports);
                 // One that does not take it is leaving, too.
-                let _ = seat.mailbox.deliver(Event::PeerLeft { session });
+                let _ = seat.mailbox.deliver(Event::PeerLeft { session, busy });
             }
         }
     }

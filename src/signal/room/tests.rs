@@ -306,9 +306,10 @@ fn a_host_is_paired_with_one_after_the_other() {
         drop(guest);
         let left = Event::PeerLeft {
             session: pairing.session,
+            busy: false,
         };
         assert_eq!(desk.letters.take(), [left]);
-        desk.seat.leave(pairing.session).expect("its own");
+        desk.seat.leave(pairing.session, false).expect("its own");
     }
     sessions.dedup();
     assert_eq!(sessions.len(), 3);
@@ -425,7 +426,7 @@ fn nothing_is_left_of_any_course_of_events() {
                     sessions.extend(found.map(|pairing| pairing.session));
                 }
                 (4, Some(session)) => drop(person.seat.signal(now, session, "x".into())),
-                (5, Some(session)) => drop(person.seat.leave(session)),
+                (5, Some(session)) => drop(person.seat.leave(session, false)),
                 (6, _) => house.room.handle_timeout(now),
                 (7, _) => person.letters.close(),
                 _ => drop(people.swap_remove(at)),

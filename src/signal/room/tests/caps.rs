@@ -50,6 +50,7 @@ fn everything_is_capped() {
     assert_eq!(house.room.sessions(), 2);
     let left = Event::PeerLeft {
         session: second.session,
+        busy: false,
     };
     assert!(more.letters.take().contains(&left), "the newest had to go");
     assert!(people[2].letters.take().contains(&left));

@@ -33,12 +33,21 @@ fn signals_go_to_the_peer_and_to_nobody_else() {
     assert_eq!(foreign, Err(ErrorCode::NoSession.into()));
     let foreign = a.seat.signal(T0, other, blob("x"));
     assert_eq!(foreign, Err(ErrorCode::NoSession.into()));
-    assert_eq!(c.seat.leave(session), Err(ErrorCode::NoSession.into()));
+    assert_eq!(
+        c.seat.leave(session, false),
+        Err(ErrorCode::NoSession.into())
+    );
     let long = a.seat.signal(T0, session, "x".repeat(MAX_BLOB + 1));
     assert_eq!(long, Err(ErrorCode::TooLarge.into()));
 
     drop(b);
-    assert_eq!(a.letters.take(), [Event::PeerLeft { session }]);
+    assert_eq!(
+        a.letters.take(),
+        [Event::PeerLeft {
+            session,
+            busy: false
+        }]
+    );
     let late = a.seat.signal(T0, session, blob("x"));
     assert_eq!(late, Err(ErrorCode::NoSession.into()));
 }
@@ -72,7 +81,7 @@ fn results_count_a_few_times() {
         Err(ErrorCode::NoSession.into())
     );
     b.seat.report(&session).expect("its own");
-    a.seat.leave(session).expect("its own");
+    a.seat.leave(session, false).expect("its own");
     let counted = (0..20).filter(|_| b.seat.report(&session) == Ok(true));
     assert_eq!(
         counted.count(),
@@ -96,8 +105,11 @@ fn one_that_only_asked_can_not_be_signalled_to() {
         "there is nothing to be said in it"
     );
     assert_eq!(socket.seat.report(&session), Ok(true));
-    assert_eq!(socket.seat.leave(session), Ok(()));
-    assert_eq!(socket.seat.leave(session), Err(ErrorCode::NoSession.into()));
+    assert_eq!(socket.seat.leave(session, false), Ok(()));
+    assert_eq!(
+        socket.seat.leave(session, false),
+        Err(ErrorCode::NoSession.into())
+    );
     drop(poll);
     assert!(socket.letters.take().is_empty());
 
@@ -123,14 +135,17 @@ fn a_host_outlives_any_number_of_receivers() {
         assert_eq!(house.room.sessions(), 1, "{n}");
         drop((one, polls));
         assert_eq!(house.room.sessions(), 0, "{n}");
-        assert!(desk.letters.take().contains(&Event::PeerLeft { session }));
+        assert!(desk.letters.take().contains(&Event::PeerLeft {
+            session,
+            busy: false
+        }));
         last = Some(session);
     }
     assert!(!desk.seat.has_sessions());
     let last = last.expect("some came");
     let counted = (0..20).filter(|_| desk.seat.report(&last) == Ok(true));
     assert_eq!(counted.count(), 4, "what became of it can still be told");
-    assert_eq!(desk.seat.leave(last), Ok(()));
+    assert_eq!(desk.seat.leave(last, false), Ok(()));
 }
 
 #[test]
@@ -140,8 +155,14 @@ fn what_is_held_for_a_wait_ends_with_it_or_with_the_session_that_came_of_it() {
     let (a, b, session) = pair(&house);
     house.room.handle_timeout(T0.plus_secs(100_000));
     assert_eq!(held(), (1, 0), "it lives as the session does");
-    a.seat.leave(session).expect("its own");
-    assert_eq!(b.letters.take(), [Event::PeerLeft { session }]);
+    a.seat.leave(session, false).expect("its own");
+    assert_eq!(
+        b.letters.take(),
+        [Event::PeerLeft {
+            session,
+            busy: false
+        }]
+    );
     assert_eq!(held(), (0, 0), "it was paired");
     // A wait that times out, is broken off, is sent away; a host, for which nothing is held.
     a.seat.wait(T0, wish("k")).expect("it waits");
