@@ -330,13 +330,7 @@ fn files_are_short() {
             .flatten()
         {
             let lines = fs::read_to_string(&path).expect("UTF-8").lines().count();
-            // A file of cases may be longer than one of ideas.
-            let most = if directory == "src" {
-                MOST_LINES
-            } else {
-                2 * MOST_LINES
-            };
-            if lines > most {
+            if lines > MOST_LINES {
                 long.push(format!("{}: {lines} lines", path.display()));
             }
         }
