@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use support::turnctl::{PATIENCE, Turnctl, pairing, start};
+use support::turnctl::{PATIENCE, Turnctl, pairing, service, start};
 
 #[test]
 fn a_host_stays_and_talks_to_one_after_the_other() {
@@ -32,20 +32,12 @@ fn a_host_stays_and_talks_to_one_after_the_other() {
 
 /// Sends back what it gets, in capitals, until the end.
 fn shouting_service() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let address = listener.local_addr().expect("bound");
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            thread::spawn(move || {
-                let mut text = Vec::new();
-                stream.read_to_end(&mut text).expect("readable");
-                text.make_ascii_uppercase();
-                stream.write_all(&text).expect("writable");
-            });
-        }
-    });
-    address
+    service(|mut stream| {
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).expect("readable");
+        text.make_ascii_uppercase();
+        stream.write_all(&text).expect("writable");
+    })
 }
 
 /// Sends capitals for every datagram.

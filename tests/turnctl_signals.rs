@@ -4,10 +4,10 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
-use support::turnctl::{PATIENCE, Turnctl, pairing};
+use support::turnctl::{PATIENCE, Turnctl, pairing, service};
 use support::{Config, Server, wait_until};
 
 const SIGNALS: [(&str, i32); 2] = [("INT", 130), ("TERM", 143)];
@@ -178,18 +178,10 @@ fn a_host_that_talks_lets_others_wait_for_their_turn() {
 
 /// Sends back what it gets, until the end.
 fn echo() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let address = listener.local_addr().expect("bound");
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            thread::spawn(move || {
-                let mut back = stream.try_clone().expect("cloned");
-                let _ = std::io::copy(&mut stream, &mut back);
-            });
-        }
-    });
-    address
+    service(|mut stream| {
+        let mut back = stream.try_clone().expect("cloned");
+        let _ = std::io::copy(&mut stream, &mut back);
+    })
 }
 
 fn echoed(local: SocketAddr) -> TcpStream {

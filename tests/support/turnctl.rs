@@ -1,7 +1,7 @@
 //! Running `turnctl`s, and the server that pairs them.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -142,6 +142,19 @@ impl Turnctl {
 /// Tests of real processes have a real clock.
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// A port on loopback whose connections `serve` has, each on a thread of its own.
+pub fn service(serve: fn(TcpStream)) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a connection");
+            thread::spawn(move || serve(stream));
+        }
+    });
+    address
 }
 
 /// A server that pairs.
