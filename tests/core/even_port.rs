@@ -19,6 +19,11 @@ fn even(world: &mut World, client: &mut Client, reserve: bool) -> Response {
     })
 }
 
+/// Allocates an even port and reserves the next one.
+fn reserve(world: &mut World, client: &mut Client) -> [u8; 8] {
+    even(world, client, true).token().expect("a token")
+}
+
 fn claim(world: &mut World, client: &mut Client, token: [u8; 8]) -> Response {
     world.call(client, Method::ALLOCATE, |b| {
         b.u8_rffu(attr::REQUESTED_TRANSPORT, 17);
@@ -67,9 +72,7 @@ fn a_held_port_is_given_to_nobody_else() {
     }
     .world();
     let mut clients = clients(&world, 4);
-    let token = even(&mut world, &mut clients[0], true)
-        .token()
-        .expect("a token");
+    let token = reserve(&mut world, &mut clients[0]);
     world.allocate(&mut clients[1]);
     world.allocate(&mut clients[2]);
     let response = even(&mut world, &mut clients[3], false);
@@ -82,9 +85,7 @@ fn a_reservation_is_held_for_at_least_30_s_and_then_released() {
     const { assert!(RESERVATION_LIFETIME >= 30) };
     let mut world = World::new();
     let mut clients = clients(&world, 2);
-    let token = even(&mut world, &mut clients[0], true)
-        .token()
-        .expect("a token");
+    let token = reserve(&mut world, &mut clients[0]);
     // Also when the allocation that it came with is gone.
     world.refresh(&mut clients[0], 0);
     world.pass(RESERVATION_LIFETIME as f64 - 0.001);
@@ -107,9 +108,7 @@ fn a_token_nobody_holds_is_508() {
 fn a_token_with_even_port_or_a_family_is_400() {
     let mut world = World::new();
     let mut clients = clients(&world, 2);
-    let token = even(&mut world, &mut clients[0], true)
-        .token()
-        .expect("a token");
+    let token = reserve(&mut world, &mut clients[0]);
     for extra in 0..4 {
         let response = world.call(&mut clients[1], Method::ALLOCATE, |b| {
             b.u8_rffu(attr::REQUESTED_TRANSPORT, 17);
@@ -205,21 +204,25 @@ fn tokens_are_server_wide() {
 fn a_failed_claim_leaves_the_reservation_to_its_timer() {
     let mut world = World::new();
     let mut clients = clients(&world, 2);
-    let token = even(&mut world, &mut clients[0], true)
-        .token()
-        .expect("a token");
+    let token = reserve(&mut world, &mut clients[0]);
     world.net.fail = Some(OpenError::Exhausted);
     assert_eq!(claim(&mut world, &mut clients[1], token).code(), 508);
     world.net.fail = None;
     assert_eq!(claim(&mut world, &mut clients[1], token).code(), 0);
 }
 
+/// A world whose users may have so many allocations, and clients of one user.
+fn with_quota(allocations: u32, count: u16) -> (World, Vec<Client>) {
+    let mut setup = Setup::default();
+    setup.limits.allocations_per_user = allocations;
+    let world = setup.world();
+    let clients = clients(&world, count);
+    (world, clients)
+}
+
 #[test]
 fn churning_reservations_is_bounded_by_the_quota() {
-    let mut setup = Setup::default();
-    setup.limits.allocations_per_user = 4;
-    let mut world = setup.world();
-    let mut clients = clients(&world, 20);
+    let (mut world, mut clients) = with_quota(4, 20);
     for client in &mut clients {
         even(&mut world, client, true);
         world.refresh(client, 0);
@@ -232,13 +235,8 @@ fn churning_reservations_is_bounded_by_the_quota() {
 
 #[test]
 fn a_pair_of_two_fits_a_quota_of_two() {
-    let mut setup = Setup::default();
-    setup.limits.allocations_per_user = 2;
-    let mut world = setup.world();
-    let mut clients = clients(&world, 3);
-    let token = even(&mut world, &mut clients[0], true)
-        .token()
-        .expect("a token");
+    let (mut world, mut clients) = with_quota(2, 3);
+    let token = reserve(&mut world, &mut clients[0]);
     assert_eq!(claim(&mut world, &mut clients[1], token).code(), 0);
     assert_eq!(world.shared.quotas.total(), 2);
     assert_eq!(even(&mut world, &mut clients[2], false).code(), 486);
@@ -256,9 +254,7 @@ fn the_place_in_the_quota_passes_on_whichever_shard_claims_the_token() {
         let mut clients = clients(&world, 4);
         clients[0].shard = first;
         clients[1].shard = second;
-        let token = even(&mut world, &mut clients[0], true)
-            .token()
-            .expect("a token");
+        let token = reserve(&mut world, &mut clients[0]);
         assert_eq!(claim(&mut world, &mut clients[1], token).code(), 0);
         assert_eq!(world.shared.quotas.total(), 2);
         // Both places are free as soon as the allocations are gone, not when a timer fires.
@@ -276,13 +272,8 @@ fn the_place_in_the_quota_passes_on_whichever_shard_claims_the_token() {
 
 #[test]
 fn a_failed_claim_gives_the_place_back_to_the_reservation() {
-    let mut setup = Setup::default();
-    setup.limits.allocations_per_user = 2;
-    let mut world = setup.world();
-    let mut clients = clients(&world, 3);
-    let token = even(&mut world, &mut clients[0], true)
-        .token()
-        .expect("a token");
+    let (mut world, mut clients) = with_quota(2, 3);
+    let token = reserve(&mut world, &mut clients[0]);
     world.net.fail = Some(OpenError::Exhausted);
     assert_eq!(claim(&mut world, &mut clients[1], token).code(), 508);
     world.net.fail = None;
