@@ -58,6 +58,18 @@ fn a_server_answers_ping_over_both_transports_and_stops_on_sigterm() {
     assert_eq!(server.0.wait().expect("it ends").code(), Some(0));
 }
 
+/// A ping that waits for 1 s, of what takes it and says nothing.
+#[track_caller]
+fn hears_nothing(ping: &[&str]) {
+    let output = run(ping);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("no answer within 1 s"),
+        "{}",
+        err(&output)
+    );
+}
+
 /// A health check reaches the server by an address that its certificate does not name.
 #[test]
 fn ping_over_tls_takes_any_certificate() {
@@ -110,13 +122,7 @@ fn ping_over_tls_takes_any_certificate() {
     // Something listens, and does not shake hands.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = silent.local_addr().expect("bound").to_string();
-    let output = run(&["ping", &address, "--transport", "tls", "--timeout", "1"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        err(&output).contains("no answer within 1 s"),
-        "{}",
-        err(&output)
-    );
+    hears_nothing(&["ping", &address, "--transport", "tls", "--timeout", "1"]);
 }
 
 #[test]
@@ -139,13 +145,7 @@ fn ping_fails_with_one_where_nothing_answers() {
     // Something listens, and says nothing.
     let silent = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let address = silent.local_addr().expect("bound").to_string();
-    let output = run(&["ping", &address, "--timeout", "1"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        err(&output).contains("no answer within 1 s"),
-        "{}",
-        err(&output)
-    );
+    hears_nothing(&["ping", &address, "--timeout", "1"]);
 }
 
 /// A stopped and continued process has its system calls interrupted, as under a job control shell.

@@ -6,7 +6,14 @@ use turnserver::proto::DropReason;
 use turnserver::wire::{Class, Method};
 
 use super::server;
-use crate::net_support::{Client, Link, Reply, eventually, peer, receive_from};
+use crate::net_support::{Client, Link, Reply, Server, eventually, peer, receive_from};
+
+/// A client of the first listener, and its relayed address.
+fn allocated(server: &Server) -> (Client, SocketAddr) {
+    let mut client = Client::udp(server.address(0));
+    let relayed = client.allocate();
+    (client, relayed)
+}
 
 /// A port of 127.0.0.1 that nothing listens on.
 fn closed_port() -> SocketAddr {
@@ -16,8 +23,7 @@ fn closed_port() -> SocketAddr {
 #[test]
 fn an_unreachable_peer_is_reported_and_harms_nobody() {
     let server = server(1, &["127.0.0.1:0"]);
-    let mut client = Client::udp(server.address(0));
-    let relayed = client.allocate();
+    let (mut client, relayed) = allocated(&server);
     let gone = closed_port();
     let good = peer("127.0.0.1");
     client.bind_channel(0x4000, gone);
@@ -48,8 +54,7 @@ fn an_unreachable_peer_is_reported_and_harms_nobody() {
 #[test]
 fn a_storm_of_errors_loses_nothing_that_goes_elsewhere() {
     let server = server(1, &["127.0.0.1:0"]);
-    let mut client = Client::udp(server.address(0));
-    let relayed = client.allocate();
+    let (mut client, relayed) = allocated(&server);
     let gone = closed_port();
     let good = peer("127.0.0.1");
     client.bind_channel(0x4000, gone);
@@ -73,8 +78,7 @@ fn a_storm_of_errors_loses_nothing_that_goes_elsewhere() {
 #[test]
 fn a_peer_that_cannot_be_sent_to_is_a_lost_datagram_only() {
     let server = server(1, &["127.0.0.1:0"]);
-    let mut client = Client::udp(server.address(0));
-    let relayed = client.allocate();
+    let (mut client, relayed) = allocated(&server);
     let good = peer("127.0.0.1");
     client.bind_channel(0x4001, good.local_addr().expect("bound"));
     // From a loopback address the kernel refuses these at once (EINVAL, ENETUNREACH, EACCES).
