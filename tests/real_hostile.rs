@@ -377,7 +377,7 @@ fn a_client_that_never_reads_is_bounded() {
         flood.recv_from(&mut buffer).expect("relayed").1
     };
 
-    let resident = server.resident_kib();
+    let resident = server.settled_kib();
     for _ in 0..40_000 {
         flood.send_to(&[7; 1200], relayed).expect("sent");
     }
