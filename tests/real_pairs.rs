@@ -200,6 +200,8 @@ fn those_who_wait_never_take_what_others_need() {
             .map(|n| waiting(&server, &format!("stranger {n}")))
             .collect();
         let mut codes = Vec::new();
+        // No later client is to get the port of one that has an allocation.
+        let mut clients = Vec::new();
         for (n, (_, credentials)) in strangers.iter().enumerate() {
             let mut first = from(&server, &format!("127.0.1.{}", n / 20), credentials);
             codes.push(first.allocate().error());
@@ -207,12 +209,14 @@ fn those_who_wait_never_take_what_others_need() {
                 let mut second = of(&server, credentials);
                 assert_eq!(second.allocate().error(), Some(486), "one of a family");
             }
+            clients.push(first);
         }
         let count = |code| codes.iter().filter(|found| **found == code).count();
         // Half of what pairs may have to one source, half to the next, nothing to anybody else.
         assert_eq!(
             (count(None), count(Some(486)), count(Some(508))),
-            (30, 10, 20)
+            (30, 10, 20),
+            "{codes:?}"
         );
         assert_eq!(server.metric(OF_PAIRS), Some(30));
         let users = users(&server);
