@@ -94,6 +94,7 @@ pub(super) const KEYS: &[Key] = &[
     restart("signaling.fractal_first", r#""0.0.0.0:48801""#),
     restart("runtime.threads", "4"),
     restart("runtime.data_path", r#""auto""#),
+    restart("runtime.segmentation", "true"),
     live("drain.deadline", "60"),
     live("drain.alternate", r#"["192.0.2.2:3478"]"#),
 ];

@@ -184,6 +184,7 @@ pub(super) fn entries(settings: &Settings) -> Vec<Entry> {
                 .map_or_else(String::new, |threads| threads.to_string()),
         ),
         Entry::open("runtime.data_path", quote(runtime.data_path.name())),
+        Entry::open("runtime.segmentation", runtime.segmentation),
         Entry::open("drain.deadline", drain.deadline.as_secs()),
         Entry::open("drain.alternate", list(&drain.alternate)),
     ]);

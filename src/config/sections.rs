@@ -183,6 +183,7 @@ pub(super) fn runtime(
     };
     Runtime {
         data_path: data_path.map_or_else(DataPath::default, |found| found.value),
+        segmentation: section.flag("segmentation").unwrap_or(true),
         threads: section
             .number("threads", 1..=1024)
             .and_then(|found| usize::try_from(found.value).ok()),

@@ -387,13 +387,26 @@ pub struct Ops {
 }
 
 /// `[runtime]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Runtime {
     /// Relaying threads, 1 to 1024. Default (`None`): as many as CPU affinity and the cgroup's
     /// quota allow.
     pub threads: Option<usize>,
     /// How datagrams are moved.
     pub data_path: DataPath,
+    /// Equal datagrams of one flow that wait together, such as the packets of a video frame,
+    /// leave in one, which the kernel or the network device cuts. Default: `true`.
+    pub segmentation: bool,
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            data_path: DataPath::default(),
+            segmentation: true,
+        }
+    }
 }
 
 /// `runtime.data_path`.

@@ -54,6 +54,7 @@ pub struct Bound {
     pub(super) relay_buffer: usize,
     pub(super) pin: bool,
     pub(super) data_path: DataPath,
+    pub(super) segmentation: bool,
     pub(super) fd_limit: u64,
     receive_buffer: usize,
 }
@@ -275,6 +276,7 @@ pub fn bind_patiently(config: NetConfig, patience: &mut Patience) -> Result<Boun
         relay_buffer: config.relay_buffer,
         pin: config.pin,
         data_path: config.data_path,
+        segmentation: config.segmentation,
         fd_limit,
         receive_buffer: if smallest == usize::MAX { 0 } else { smallest },
     })

@@ -119,6 +119,7 @@ impl Bound {
             descriptors: kept,
             mailboxes: Arc::clone(&mailboxes),
             audit,
+            segmentation: self.segmentation,
             io_uring: serving == Serving::IoUring,
             forced: self.data_path == DataPath::IoUring,
             fd_limit: self.fd_limit,
@@ -180,6 +181,7 @@ struct Common {
     descriptors: Descriptors,
     mailboxes: Arc<[Mailbox]>,
     audit: AuditSink,
+    segmentation: bool,
     io_uring: bool,
     forced: bool,
     fd_limit: u64,
@@ -198,15 +200,16 @@ impl Common {
         let ShardSockets { udp, streams } = sockets;
         let services = udp.iter().map(|listener| listener.service).collect();
         let parts = (relay, (services, streams), seed);
+        let segments = self.segmentation;
         if !self.io_uring {
-            return self.serve(index, Mmsg::new(udp), parts, ready);
+            return self.serve(index, Mmsg::new(udp, segments), parts, ready);
         }
         match uring::new_ring(self.fd_limit) {
-            Ok(ring) => self.serve(index, Uring::new(ring, udp), parts, ready),
+            Ok(ring) => self.serve(index, Uring::new(ring, udp, segments), parts, ready),
             // It worked when it was probed: another shard has the memory or the descriptor.
             Err(error) if !self.forced => {
                 tracing::warn!(shard = index, %error, "no io_uring for this shard: it uses mmsg");
-                self.serve(index, Mmsg::new(udp), parts, ready)
+                self.serve(index, Mmsg::new(udp, segments), parts, ready)
             }
             Err(error) => {
                 let _ = ready.send(Err(error));

@@ -107,8 +107,9 @@ pub(super) struct Mmsg {
 }
 
 impl Mmsg {
-    /// A plane that receives from these listeners.
-    pub(super) fn new(listeners: Vec<UdpListener>) -> io::Result<Self> {
+    /// A plane that receives from these listeners. With `segments`, equal datagrams of one flow
+    /// leave in one, which the kernel cuts.
+    pub(super) fn new(listeners: Vec<UdpListener>, segments: bool) -> io::Result<Self> {
         let epoll = Epoll::new(EVENTS)?;
         for (index, listener) in listeners.iter().enumerate() {
             epoll.add(listener.socket.as_fd(), index as u64, Interest::READ_EDGE)?;
@@ -126,7 +127,7 @@ impl Mmsg {
             epoll,
             memory: vec![0; REPLIES_START + REPLIES * REPLY_SIZE].into(),
             receiver: Receiver::new(SLOTS, STRIDE, HEAD_ROOM, SLOT_SIZE),
-            sender: Sender::new(SEND_BATCH),
+            sender: Sender::new(SEND_BATCH, segments),
             dirty: Vec::with_capacity(QUEUE),
             listeners,
             relays: Vec::new(),

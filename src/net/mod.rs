@@ -117,6 +117,9 @@ pub struct NetConfig {
     pub pin: bool,
     /// How datagrams are moved.
     pub data_path: DataPath,
+    /// Equal datagrams of one flow that wait together leave in one, which the kernel, or the
+    /// network device, cuts (UDP_SEGMENT).
+    pub segmentation: bool,
     /// The listeners.
     pub listeners: Vec<ListenerConfig>,
     /// Bounds on TCP and TLS connections.
@@ -133,6 +136,7 @@ impl Default for NetConfig {
             threads: 0,
             pin: true,
             data_path: DataPath::Auto,
+            segmentation: true,
             listeners: Vec::new(),
             streams: StreamLimits::default(),
             receive_buffer: 4 << 20,

@@ -18,7 +18,7 @@ use std::ptr;
 
 use libc::{c_int, socklen_t};
 
-pub(super) use datagrams::{Outgoing, Receiver, Sender, send_to};
+pub(super) use datagrams::{MOST_SEGMENTS, Outgoing, Receiver, Sender, is_segment, send_to};
 pub(super) use errors::{QueuedError, queued_error};
 use name::Name;
 

@@ -92,7 +92,7 @@ struct Relay {
     erring: bool,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Socket {
     Listener(u32),
     Relay(RelayId),
@@ -111,6 +111,8 @@ struct Sent {
     bytes: Range<usize>,
     to: SocketAddr,
     from: Option<IpAddr>,
+    /// For the first one of a run: how many datagrams leave in one.
+    run: usize,
 }
 
 /// See the module.
@@ -141,6 +143,10 @@ pub(super) struct Uring {
     /// Number of the submission that is being filled, and its sends.
     submission: u32,
     sent: Vec<Sent>,
+    /// The last ones of them, not in the ring yet: they may leave in one with the next.
+    run: Range<usize>,
+    /// Equal datagrams of one flow leave in one.
+    segments: bool,
     /// For sends that are repeated one by one.
     sender: Sender,
     /// Datagrams, and readiness of descriptors, that were handed out in this batch.
@@ -164,7 +170,8 @@ pub(super) fn new_ring(descriptors: u64) -> io::Result<Ring> {
 impl Uring {
     /// A plane that receives from these listeners. The calling thread must be the one that uses
     /// it, and the one that made the ring.
-    pub(super) fn new(ring: Ring, listeners: Vec<UdpListener>) -> io::Result<Self> {
+    /// With `segments`, equal datagrams of one flow leave in one, which the kernel cuts.
+    pub(super) fn new(ring: Ring, listeners: Vec<UdpListener>, segments: bool) -> io::Result<Self> {
         let slots = usize::from(LISTENER_SLOTS) + usize::from(RELAY_SLOTS);
         let mut plane = Self {
             ring,
@@ -184,7 +191,9 @@ impl Uring {
             events: 0..0,
             submission: 0,
             sent: Vec::with_capacity(SUBMISSIONS),
-            sender: Sender::new(1),
+            run: 0..0,
+            segments,
+            sender: Sender::new(1, false),
             handed_out: 0,
             readied: 0,
             used_streams: 0,
@@ -378,6 +387,7 @@ impl DataPlane for Uring {
             bytes: start..start + len.min(REPLY_SIZE),
             to: flow.client,
             from: leave_from(wildcard, flow),
+            run: 1,
         });
         // Also when making room has freed those before.
         self.used_replies = place + 1;
@@ -395,6 +405,7 @@ impl DataPlane for Uring {
             bytes,
             to: flow.client,
             from: leave_from(wildcard, flow),
+            run: 1,
         });
     }
 
@@ -426,6 +437,7 @@ impl DataPlane for Uring {
             bytes,
             to: peer,
             from: None,
+            run: 1,
         });
         true
     }

@@ -171,6 +171,7 @@ pub(super) fn net_config(
     NetConfig {
         threads: settings.runtime.threads.unwrap_or(0),
         data_path: data_path(settings),
+        segmentation: settings.runtime.segmentation,
         listeners,
         streams: StreamLimits {
             first_byte: limits.first_byte_timeout,

@@ -236,7 +236,7 @@ mod tests {
         let family = Family::V4;
         let socket = opener.open(OpenSpec::Any { family }).expect("opened");
         let fd = socket.as_fd().try_clone_to_owned().expect("cloned");
-        let mut plane = Mmsg::new(Vec::new()).expect("made");
+        let mut plane = Mmsg::new(Vec::new(), true).expect("made");
         let relay = RelayId {
             index: 0,
             generation: 1,

@@ -79,6 +79,7 @@ impl Plain for libc::in_pktinfo {}
 impl Plain for libc::in6_pktinfo {}
 impl Plain for libc::sock_extended_err {}
 impl Plain for libc::timespec {}
+impl Plain for u16 {}
 
 pub(super) fn read<T: Plain>(data: &[u8]) -> Option<T> {
     if data.len() < mem::size_of::<T>() {
@@ -89,26 +90,37 @@ pub(super) fn read<T: Plain>(data: &[u8]) -> Option<T> {
     Some(unsafe { ptr::read_unaligned(data.as_ptr().cast()) })
 }
 
+/// Writes a control message `at` bytes into `control`; returns its length.
+fn put<T: Plain>(control: &mut Control, at: usize, level: c_int, kind: c_int, data: T) -> usize {
+    const HEADER: usize = mem::size_of::<libc::cmsghdr>();
+    let len = HEADER + mem::size_of::<T>();
+    // SAFETY: a cmsghdr of zeroes is valid; this also covers padding of other libcs.
+    let mut header: libc::cmsghdr = unsafe { mem::zeroed() };
+    header.cmsg_len = len as _;
+    header.cmsg_level = level;
+    header.cmsg_type = kind;
+    let room = &mut control.0[at..at + len];
+    let start = room.as_mut_ptr();
+    // SAFETY: the header and the data fit, as just checked; `write_unaligned` asks nothing
+    // of the alignment.
+    unsafe {
+        ptr::write_unaligned(start.cast(), header);
+        ptr::write_unaligned(start.add(HEADER).cast(), data);
+    }
+    len.next_multiple_of(mem::align_of::<libc::cmsghdr>())
+}
+
+/// What [`write_segment`] takes.
+pub(super) const SEGMENT: usize = 24;
+
+/// Writes the control message that has the kernel cut what is sent into datagrams of `size`
+/// bytes, `at` bytes into `control`; returns its length.
+pub(super) fn write_segment(control: &mut Control, at: usize, size: u16) -> usize {
+    put(control, at, libc::SOL_UDP, libc::UDP_SEGMENT, size)
+}
+
 /// Writes the control message that makes a datagram leave from `ip`; returns its length.
 pub(super) fn write_packet_info(control: &mut Control, ip: IpAddr, to: &SocketAddr) -> usize {
-    const HEADER: usize = mem::size_of::<libc::cmsghdr>();
-    fn put<T: Plain>(control: &mut Control, level: c_int, kind: c_int, data: T) -> usize {
-        let len = HEADER + mem::size_of::<T>();
-        // SAFETY: a cmsghdr of zeroes is valid; this also covers padding of other libcs.
-        let mut header: libc::cmsghdr = unsafe { mem::zeroed() };
-        header.cmsg_len = len as _;
-        header.cmsg_level = level;
-        header.cmsg_type = kind;
-        assert!(len <= control.0.len(), "packet info fits");
-        let start = control.0.as_mut_ptr();
-        // SAFETY: the header and the data fit, as just checked; `write_unaligned` asks nothing
-        // of the alignment.
-        unsafe {
-            ptr::write_unaligned(start.cast(), header);
-            ptr::write_unaligned(start.add(HEADER).cast(), data);
-        }
-        len.next_multiple_of(mem::align_of::<libc::cmsghdr>())
-    }
     match ip {
         IpAddr::V4(ip) => {
             let info = libc::in_pktinfo {
@@ -116,7 +128,7 @@ pub(super) fn write_packet_info(control: &mut Control, ip: IpAddr, to: &SocketAd
                 ipi_spec_dst: in_addr(ip),
                 ipi_addr: in_addr(Ipv4Addr::UNSPECIFIED),
             };
-            put(control, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+            put(control, 0, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
         }
         IpAddr::V6(ip) => {
             // A link-local source is only one together with its interface.
@@ -128,7 +140,7 @@ pub(super) fn write_packet_info(control: &mut Control, ip: IpAddr, to: &SocketAd
                 ipi6_addr: in6_addr(ip),
                 ipi6_ifindex: scope as _,
             };
-            put(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+            put(control, 0, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
         }
     }
 }

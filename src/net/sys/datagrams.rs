@@ -10,7 +10,9 @@ use std::ptr;
 use libc::{c_uint, socklen_t};
 
 use super::check;
-use super::control::{Control, arrival_time, each_control, packet_info, write_packet_info};
+use super::control::{
+    Control, SEGMENT, arrival_time, each_control, packet_info, write_packet_info, write_segment,
+};
 use super::name::Name;
 
 /// What the kernel says about one received datagram.
@@ -152,23 +154,40 @@ pub(in crate::net) struct Outgoing<'a> {
     pub(in crate::net) from: Option<IpAddr>,
 }
 
+/// The most datagrams that leave in one, and the largest of them, which passes every path whose
+/// MTU is that of Ethernet. Where the MTU is smaller they leave one by one.
+pub(in crate::net) const MOST_SEGMENTS: usize = 64;
+const LARGEST_SEGMENT: usize = 1452;
+
+/// Whether a datagram of this length may leave in one with others.
+pub(in crate::net) fn is_segment(len: usize) -> bool {
+    (1..=LARGEST_SEGMENT).contains(&len)
+}
+
 /// Sends datagrams of one socket in batches.
 pub(in crate::net) struct Sender {
     headers: Headers,
+    segments: bool,
 }
 
 /// A batch that is ready to be sent, from any of its datagrams on.
 pub(in crate::net) struct Batch<'s, 'm> {
-    headers: &'s mut Headers,
+    sender: &'s mut Sender,
+    /// Messages and datagrams: a message has several datagrams when they are cut from one.
+    messages: usize,
     len: usize,
+    /// The datagrams before this one leave one by one.
+    apart: usize,
     bytes: PhantomData<&'m [u8]>,
 }
 
 impl Sender {
-    /// Batches of up to `count` datagrams.
-    pub(in crate::net) fn new(count: usize) -> Self {
+    /// Batches of up to `count` datagrams. With `segments`, equal ones of one flow leave in one,
+    /// which the kernel cuts.
+    pub(in crate::net) fn new(count: usize, segments: bool) -> Self {
         Self {
             headers: Headers::new(count),
+            segments,
         }
     }
 
@@ -178,27 +197,58 @@ impl Sender {
         datagrams: impl Iterator<Item = Outgoing<'m>>,
     ) -> Batch<'s, 'm> {
         let headers = &mut self.headers;
-        let mut len = 0;
-        for (index, datagram) in datagrams.take(headers.messages.len()).enumerate() {
-            headers.parts[index] = libc::iovec {
+        let (mut messages, mut len) = (0, 0);
+        let mut last: Option<Outgoing<'_>> = None;
+        for datagram in datagrams.take(headers.messages.len()) {
+            headers.parts[len] = libc::iovec {
                 iov_base: datagram.bytes.as_ptr().cast_mut().cast(),
                 iov_len: datagram.bytes.len(),
             };
-            let name_len = headers.names[index].set(datagram.to);
+            len += 1;
+            if let Some(last) = last
+                && self.segments
+                && last.is_like(&datagram)
+                && headers.messages[messages - 1].msg_hdr.msg_iovlen < MOST_SEGMENTS as _
+            {
+                let header = &mut headers.messages[messages - 1].msg_hdr;
+                if header.msg_iovlen == 1 {
+                    let control = &mut headers.controls[messages - 1];
+                    let at = header.msg_controllen;
+                    let size = datagram.bytes.len() as u16;
+                    header.msg_controllen = (at + write_segment(control, at, size)) as _;
+                }
+                header.msg_iovlen += 1;
+                continue;
+            }
+            let name_len = headers.names[messages].set(datagram.to);
             let control_len = match datagram.from {
-                Some(ip) => write_packet_info(&mut headers.controls[index], ip, datagram.to),
+                Some(ip) => write_packet_info(&mut headers.controls[messages], ip, datagram.to),
                 None => 0,
             };
-            let header = &mut headers.messages[index].msg_hdr;
+            let header = &mut headers.messages[messages].msg_hdr;
             header.msg_namelen = name_len;
             header.msg_controllen = control_len as _;
-            len = index + 1;
+            header.msg_iovlen = 1;
+            messages += 1;
+            last = Some(datagram);
         }
         Batch {
-            headers,
+            sender: self,
+            messages,
             len,
+            apart: 0,
             bytes: PhantomData,
         }
+    }
+}
+
+impl Outgoing<'_> {
+    /// Whether the other one may leave in one with it.
+    fn is_like(&self, other: &Self) -> bool {
+        self.bytes.len() == other.bytes.len()
+            && is_segment(self.bytes.len())
+            && self.to == other.to
+            && self.from == other.from
     }
 }
 
@@ -209,17 +259,28 @@ impl Batch<'_, '_> {
     }
 
     /// Sends the datagrams from `first` on without blocking and returns how many went out: at
-    /// least one. An error is about datagram `first`.
+    /// least one. An error is about datagram `first`; those that were to leave in one with it
+    /// leave one by one when they are sent again.
     pub(in crate::net) fn send(&mut self, fd: BorrowedFd<'_>, first: usize) -> io::Result<usize> {
-        let messages = &mut self.headers.messages[first..self.len];
-        let parts = &mut self.headers.parts[first..self.len];
-        let names = &mut self.headers.names[first..self.len];
-        let controls = &mut self.headers.controls[first..self.len];
+        let headers = &mut self.sender.headers;
+        let mut message = 0;
+        let mut at = 0;
+        while at + headers.count(message) <= first {
+            at += headers.count(message);
+            message += 1;
+        }
+        let joined = headers.count(message);
+        if first < self.apart {
+            return headers.send_one(fd, message, first).map(|()| 1);
+        }
+        let messages = &mut headers.messages[message..self.messages];
+        let names = &mut headers.names[message..self.messages];
+        let controls = &mut headers.controls[message..self.messages];
         for (index, message) in messages.iter_mut().enumerate() {
             let header = &mut message.msg_hdr;
             header.msg_name = ptr::from_mut(&mut names[index]).cast();
-            header.msg_iov = &mut parts[index];
-            header.msg_iovlen = 1;
+            header.msg_iov = headers.parts[at..].as_mut_ptr();
+            at += header.msg_iovlen;
             header.msg_control = if header.msg_controllen > 0 {
                 ptr::from_mut(&mut controls[index]).cast()
             } else {
@@ -237,7 +298,51 @@ impl Batch<'_, '_> {
                 (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
             )
         };
-        check(sent).map(|sent| sent as usize)
+        match check(sent) {
+            Ok(sent) => Ok(messages[..sent as usize]
+                .iter()
+                .map(|message| message.msg_hdr.msg_iovlen)
+                .sum()),
+            Err(error) => {
+                if joined > 1 {
+                    self.apart = first + joined;
+                    // A network device that cannot do it; the others can do without.
+                    self.sender.segments &= error.raw_os_error() != Some(libc::EIO);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Headers {
+    /// How many datagrams a message has.
+    fn count(&self, message: usize) -> usize {
+        self.messages[message].msg_hdr.msg_iovlen
+    }
+
+    /// Sends one datagram of a message that has several.
+    fn send_one(&mut self, fd: BorrowedFd<'_>, message: usize, part: usize) -> io::Result<()> {
+        let mut header = self.messages[message].msg_hdr;
+        header.msg_name = ptr::from_mut(&mut self.names[message]).cast();
+        header.msg_iov = &raw mut self.parts[part];
+        header.msg_iovlen = 1;
+        // What says how to cut is the last control message.
+        let control_len = header.msg_controllen - SEGMENT;
+        header.msg_controllen = control_len as _;
+        header.msg_control = match control_len {
+            0 => ptr::null_mut(),
+            _ => ptr::from_mut(&mut self.controls[message]).cast(),
+        };
+        let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _;
+        // SAFETY: the header points into `parts`, `names` and `controls`, which are borrowed
+        // until the call is over, and to a payload that outlives the batch; the kernel only
+        // reads.
+        let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) };
+        if sent < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     }
 }
 
@@ -260,5 +365,111 @@ pub(in crate::net) fn send_to(fd: BorrowedFd<'_>, bytes: &[u8], to: &SocketAddr)
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::super::set_option;
+    use super::*;
+
+    /// Sends these datagrams to one of two sockets each, with segments, and returns what
+    /// came; `refused`: the kernel does not cut for this socket.
+    fn carried(datagrams: &[(usize, &[u8])], refused: bool) -> [Vec<Vec<u8>>; 2] {
+        let bound = || UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        let (near, far) = (bound(), [bound(), bound()]);
+        let to = [0, 1].map(|at: usize| far[at].local_addr().expect("bound"));
+        if refused {
+            // A checksum is what cutting is built on.
+            set_option(near.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).expect("set");
+        }
+        let mut sender = Sender::new(128, true);
+        let outgoing = datagrams.iter().map(|&(at, bytes)| Outgoing {
+            bytes,
+            to: &to[at],
+            from: Some([127, 0, 0, 1].into()),
+        });
+        let mut batch = sender.batch(outgoing);
+        assert_eq!(batch.len(), datagrams.len());
+        let (mut sent, mut errors) = (0, 0);
+        while sent < batch.len() {
+            match batch.send(near.as_fd(), sent) {
+                Ok(count) => sent += count,
+                Err(_) => errors += 1,
+            }
+            assert!(errors < 10, "it goes on after an error");
+        }
+        assert_eq!(errors > 0, refused);
+        far.map(|socket| {
+            socket.set_nonblocking(true).expect("set");
+            let mut buffer = [0; 2048];
+            std::iter::from_fn(|| {
+                socket
+                    .recv(&mut buffer)
+                    .ok()
+                    .map(|len| buffer[..len].to_vec())
+            })
+            .collect()
+        })
+    }
+
+    fn wanted(datagrams: &[(usize, &[u8])]) -> [Vec<Vec<u8>>; 2] {
+        [0, 1].map(|at| {
+            let of_it = datagrams.iter().filter(|(to, _)| *to == at);
+            of_it.map(|(_, bytes)| bytes.to_vec()).collect()
+        })
+    }
+
+    #[test]
+    fn datagrams_that_leave_in_one_arrive_each_for_itself() {
+        let numbered: Vec<[u8; 300]> = (0..100).map(|number| [number; 300]).collect();
+        let mut datagrams: Vec<(usize, &[u8])> = Vec::new();
+        // More than fit one, then others in between, other sizes, and empty ones.
+        datagrams.extend(numbered.iter().map(|bytes| (0, &bytes[..])));
+        datagrams.extend(
+            numbered[..9]
+                .iter()
+                .enumerate()
+                .map(|(at, bytes)| (at % 2, &bytes[..])),
+        );
+        datagrams.extend(
+            numbered[..9]
+                .iter()
+                .enumerate()
+                .map(|(at, bytes)| (1, &bytes[..at / 2])),
+        );
+        datagrams.extend([(0, &[][..]), (0, &[]), (0, &[1; 1400]), (0, &[2; 1400])]);
+        for refused in [false, true] {
+            assert_eq!(
+                carried(&datagrams, refused),
+                wanted(&datagrams),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn equal_datagrams_of_one_flow_take_one_message() {
+        let to = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let outgoing = |at: usize, bytes: &'static [u8]| Outgoing {
+            bytes,
+            to: &to[at],
+            from: None,
+        };
+        let datagrams = [
+            outgoing(0, b"one"),
+            outgoing(0, b"two"),
+            outgoing(1, b"two"),
+            outgoing(1, b"four"),
+            outgoing(1, b"five"),
+        ];
+        for (segments, messages) in [(true, 3), (false, 5)] {
+            let mut sender = Sender::new(8, segments);
+            let batch = sender.batch(datagrams.iter().copied());
+            assert_eq!((batch.len(), batch.messages), (5, messages));
+        }
     }
 }

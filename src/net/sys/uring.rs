@@ -5,22 +5,23 @@
 
 mod area;
 mod buffers;
+mod sends;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
-use super::control::{self, Control, write_packet_info};
+use super::control;
 use super::datagrams::Received;
-use super::name::{self, Name};
+use super::name;
 use buffers::Buffers;
 pub(in crate::net) use buffers::slot_start;
+pub(in crate::net) use sends::Route;
+use sends::Sends;
 
 /// Submissions that wait at most for the next [`Ring::enter`], and so the most sends.
 pub(in crate::net) const SUBMISSIONS: usize = 256;
@@ -115,20 +116,12 @@ pub(in crate::net) struct Gather {
     pub(in crate::net) micros: u32,
 }
 
-/// Addresses and headers of sends that wait to be submitted, by their place in the batch.
-struct Sends {
-    names: Box<[Name]>,
-    parts: Box<[libc::iovec]>,
-    headers: Box<[libc::msghdr]>,
-    controls: Box<[Control]>,
-}
-
 /// See the module.
 pub(in crate::net) struct Ring {
     /// Dropped, and so closed, before the memory that it knows.
     ring: IoUring,
     receive: Box<[libc::msghdr; 2]>,
-    sends: Box<Sends>,
+    sends: Sends,
     buffers: Buffers,
     places: u32,
     /// Linux 6.12 and later.
@@ -171,10 +164,6 @@ impl Ring {
             receive[group as usize].msg_namelen = NAME as libc::socklen_t;
             receive[group as usize].msg_controllen = group.control() as _;
         }
-        let part = libc::iovec {
-            iov_base: ptr::null_mut(),
-            iov_len: 0,
-        };
         let mut buffers = Buffers::new(layout)?;
         // SAFETY: `ring` is a field before `buffers`, so it is closed first; when this fails,
         // `ring` is closed by the return and no request was ever made.
@@ -182,12 +171,7 @@ impl Ring {
         Ok(Self {
             ring,
             receive,
-            sends: Box::new(Sends {
-                names: vec![Name::EMPTY; SUBMISSIONS].into(),
-                parts: vec![part; SUBMISSIONS].into(),
-                headers: vec![empty; SUBMISSIONS].into(),
-                controls: vec![Control::EMPTY; SUBMISSIONS].into(),
-            }),
+            sends: Sends::new(SUBMISSIONS),
             buffers,
             places,
             can_gather,
@@ -289,63 +273,21 @@ impl Ring {
         self.push(&opcode::AsyncCancel2::new(all).build().user_data(token))
     }
 
-    /// Sends bytes of the slots. There is a completion only when it fails. `place` is the
-    /// send's number since the last enter that emptied the queue, below [`SUBMISSIONS`].
-    /// `false`: no room, enter first.
+    /// Sends bytes of the slots: one datagram, or several of one size that the kernel cuts from
+    /// one. There is a completion only when it fails, and then it is about all of them.
+    /// `place` is the number of the first one since the last enter that emptied the queue; that
+    /// of the last one is below [`SUBMISSIONS`]. `false`: no room, enter first.
     pub(in crate::net) fn send(
         &mut self,
         target: Target<'_>,
-        bytes: Range<usize>,
-        to: &SocketAddr,
-        from: Option<IpAddr>,
+        datagrams: impl ExactSizeIterator<Item = Range<usize>>,
+        route: Route<'_>,
         place: usize,
         token: u64,
     ) -> bool {
-        // A send that would block fails, so none is ever carried out later.
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        let sends = &mut *self.sends;
-        let name = &mut sends.names[place];
-        let name_len = name.set(to);
-        let bytes = self.buffers.bytes(bytes);
-        let entry = if let Some(ip) = from {
-            let control = &mut sends.controls[place];
-            let control_len = write_packet_info(control, ip, to);
-            sends.parts[place] = libc::iovec {
-                iov_base: bytes.as_ptr().cast_mut().cast(),
-                iov_len: bytes.len(),
-            };
-            let header = &mut sends.headers[place];
-            header.msg_name = ptr::from_mut(name).cast();
-            header.msg_namelen = name_len;
-            header.msg_iov = &raw mut sends.parts[place];
-            header.msg_iovlen = 1;
-            header.msg_control = ptr::from_mut(control).cast();
-            header.msg_controllen = control_len as _;
-            let header = &raw const sends.headers[place];
-            match target.place {
-                Some(place) => opcode::SendMsg::new(Fixed(place), header)
-                    .flags(flags as u32)
-                    .build(),
-                None => opcode::SendMsg::new(Fd(target.fd.as_raw_fd()), header)
-                    .flags(flags as u32)
-                    .build(),
-            }
-        } else {
-            let (start, len) = (bytes.as_ptr(), bytes.len() as u32);
-            let name = ptr::from_ref(name).cast();
-            match target.place {
-                Some(place) => opcode::Send::new(Fixed(place), start, len)
-                    .flags(flags)
-                    .dest_addr(name)
-                    .dest_addr_len(name_len)
-                    .build(),
-                None => opcode::Send::new(Fd(target.fd.as_raw_fd()), start, len)
-                    .flags(flags)
-                    .dest_addr(name)
-                    .dest_addr_len(name_len)
-                    .build(),
-            }
-        };
+        let buffers = &self.buffers;
+        let datagrams = datagrams.map(|range| buffers.bytes(range));
+        let entry = self.sends.entry(target, datagrams, route, place);
         let entry = entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(token);
         self.push(&entry)
     }

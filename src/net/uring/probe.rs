@@ -45,6 +45,7 @@ fn run() -> io::Result<()> {
             address,
             service: Service::Turn,
         }],
+        false,
     )?;
     let flow = Flow {
         transport: Transport::Udp,

@@ -227,7 +227,7 @@ mod tests {
         let family = Family::V4;
         let socket = opener.open(OpenSpec::Any { family }).expect("opened");
         let address = socket.opened().local;
-        let mut plane = Uring::new(ring, Vec::new()).expect("made");
+        let mut plane = Uring::new(ring, Vec::new(), true).expect("made");
         let relay = RelayId {
             index: 0,
             generation: 1,
@@ -246,9 +246,10 @@ mod tests {
         let closed = open.local_addr().expect("bound");
         drop(open);
         let slot = plane.acquire().expect("free");
-        for _ in 0..2 * ERRORS + 5 {
+        for number in 0..2 * ERRORS + 5 {
             // The error of the one before stops each send but the first, which is repeated.
-            let payload = Payload::new(slot, 0, 0..1, true);
+            // Equal ones would leave in one.
+            let payload = Payload::new(slot, 0, 0..1 + number % 2, true);
             assert!(plane.send_to_peer(relay, closed, false, payload));
         }
         let mut seen = 0;
@@ -262,6 +263,61 @@ mod tests {
         assert!(seen > ERRORS, "only {seen}");
         assert_eq!(plane.take_failures(), 0);
         assert_eq!(sys::queued_error(fd.as_fd()).expect("readable"), None);
+    }
+
+    #[test]
+    fn equal_datagrams_arrive_each_for_itself_also_where_they_cannot_leave_in_one() {
+        for refused in [false, true] {
+            let (mut plane, relay, ..) = plane();
+            let fd = plane.relay(relay).expect("open").socket.as_fd();
+            if refused {
+                // A checksum is what cutting is built on.
+                sys::set_option(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).expect("set");
+            }
+            let peers = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").expect("bound"));
+            let to = [0, 1].map(|at: usize| peers[at].local_addr().expect("bound"));
+            // More than fit one, then others in between, other sizes, and empty ones.
+            let datagrams: Vec<(usize, usize)> = std::iter::repeat_n((0, 1), 150)
+                .chain((0..20).map(|number| (number % 2, 1)))
+                .chain((0..20).map(|number| (1, number / 3)))
+                .chain([(0, 0), (0, 0), (1, 1400), (1, 1400)])
+                .collect();
+            let slot = plane.acquire().expect("free");
+            for (number, byte) in plane.slot_mut(slot)[..1600].iter_mut().enumerate() {
+                *byte = number as u8;
+            }
+            for (number, &(peer, len)) in datagrams.iter().enumerate() {
+                let payload = Payload::new(slot, 0, number..number + len, true);
+                assert!(plane.send_to_peer(relay, to[peer], false, payload));
+            }
+            for _ in 0..3 {
+                plane.wait(Some(Duration::ZERO), Mono(0)).expect("no sleep");
+            }
+            assert_eq!(plane.take_failures(), 0);
+            for (at, peer) in peers.iter().enumerate() {
+                peer.set_nonblocking(true).expect("set");
+                let mut buffer = [0; 2048];
+                let mut seen: Vec<Vec<u8>> = std::iter::from_fn(|| {
+                    let len = peer.recv(&mut buffer).ok()?;
+                    Some(buffer[..len].to_vec())
+                })
+                .collect();
+                let mut wanted: Vec<Vec<u8>> = datagrams
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, (peer, _))| *peer == at)
+                    .map(|(number, &(_, len))| {
+                        (number..number + len).map(|byte| byte as u8).collect()
+                    })
+                    .collect();
+                if refused {
+                    // What is sent again comes behind the rest of its batch.
+                    seen.sort();
+                    wanted.sort();
+                }
+                assert_eq!(seen, wanted);
+            }
+        }
     }
 
     #[test]

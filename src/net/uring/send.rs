@@ -7,8 +7,8 @@ use std::os::fd::AsFd;
 use super::sockets::{listener_target, relay_target};
 use super::{BOUNCES, KIND, REPLIES, REPLY_SIZE, SEND, STREAM_SLOTS, Sent, Socket, Uring};
 use crate::net::plane::Payload;
-use crate::net::sys::uring::{SUBMISSIONS, Wait, slot_start};
-use crate::net::sys::{self, Outgoing};
+use crate::net::sys::uring::{Route, SUBMISSIONS, Wait, slot_start};
+use crate::net::sys::{self, MOST_SEGMENTS, Outgoing, is_segment};
 
 /// How often a datagram is sent again that the kernel refused because of an error of another
 /// one: each time takes one such error off the socket.
@@ -22,6 +22,10 @@ const _: () = assert!(SUBMISSIONS.is_power_of_two());
 impl Uring {
     /// Submits everything that is queued, waits, and takes all completions.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        if !self.run.is_empty() && self.ring.is_full() {
+            self.ring.enter(Wait::No)?;
+        }
+        self.end_run();
         self.ring.enter(wait)?;
         self.absorb();
         for stall in 0.. {
@@ -50,35 +54,19 @@ impl Uring {
 
     /// Makes room for one submission.
     pub(super) fn make_room(&mut self) {
-        if self.ring.is_full() {
+        if self.ring.is_full() || self.sent.len() == SUBMISSIONS {
             self.submit();
         }
     }
 
     /// Queues a send; there is room.
     pub(super) fn queue(&mut self, send: Sent) {
-        let target = match send.socket {
-            Socket::Listener(index) => {
-                listener_target(&self.listeners, self.placed, index as usize)
-            }
-            Socket::Relay(id) => relay_target(&self.relays, id),
-        };
-        let Some(target) = target else { return };
         let place = self.sent.len();
-        let number = u64::from(self.submission) * SUBMISSIONS as u64 + place as u64;
-        let token = SEND | number & !KIND & u64::from(u32::MAX);
-        let queued = self.ring.send(
-            target,
-            send.bytes.clone(),
-            &send.to,
-            send.from,
-            place,
-            token,
-        );
-        if !queued {
-            self.failures += 1;
-            return;
+        if !self.continues(&send) {
+            self.end_run();
+            self.run = place..place;
         }
+        self.run.end = place + 1;
         let submission = self.submission;
         if let Socket::Relay(id) = send.socket
             && let Some(relay) = self.relay(id)
@@ -86,6 +74,47 @@ impl Uring {
             relay.submission = submission;
         }
         self.sent.push(send);
+    }
+
+    /// Whether a datagram may leave in one with those of the run.
+    fn continues(&self, send: &Sent) -> bool {
+        let Some(first) = self.sent.get(self.run.start) else {
+            return false;
+        };
+        self.segments
+            && !self.run.is_empty()
+            && self.run.len() < MOST_SEGMENTS
+            && first.bytes.len() == send.bytes.len()
+            && is_segment(send.bytes.len())
+            && first.socket == send.socket
+            && first.to == send.to
+            && first.from == send.from
+    }
+
+    /// Puts the run into the ring; there is room.
+    fn end_run(&mut self) {
+        let run = std::mem::take(&mut self.run);
+        let sent = &mut self.sent[run.clone()];
+        let Some(first) = sent.first() else { return };
+        let target = match first.socket {
+            Socket::Listener(index) => {
+                listener_target(&self.listeners, self.placed, index as usize)
+            }
+            Socket::Relay(id) => relay_target(&self.relays, id),
+        };
+        let Some(target) = target else { return };
+        let place = run.start;
+        let number = u64::from(self.submission) * SUBMISSIONS as u64 + place as u64;
+        let token = SEND | number & !KIND & u64::from(u32::MAX);
+        let datagrams = sent.iter().map(|send| send.bytes.clone());
+        let route = Route {
+            to: &first.to,
+            from: first.from,
+        };
+        if !self.ring.send(target, datagrams, route, place, token) {
+            self.failures += run.len() as u64;
+        }
+        sent[0].run = run.len();
     }
 
     /// The kernel refused a send of the submission that was just made.
@@ -98,11 +127,17 @@ impl Uring {
             self.failures += 1;
             return;
         };
-        let socket = send.socket;
+        let (socket, run) = (send.socket, send.run);
         // A full send buffer is no reason to try again at once.
         let full = matches!(-result, libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM);
-        if full || !self.send_again(place) {
-            self.failures += 1;
+        if -result == libc::EIO && run > 1 {
+            // A network device that cannot do it; the others can do without.
+            self.segments = false;
+        }
+        for place in place..place + run {
+            if full || !self.send_again(place) {
+                self.failures += 1;
+            }
         }
         if let Socket::Relay(id) = socket
             && !full
