@@ -120,11 +120,16 @@ impl Checks {
         if nominates {
             builder.empty(attr::USE_CANDIDATE);
         }
+        let len = self.signed(builder);
+        room[..len].to_vec()
+    }
+
+    /// Ends a message with what proves it; returns its length.
+    fn signed(&self, mut builder: Builder<'_>) -> usize {
         builder
             .integrity(Integrity::Sha256, &self.key)
             .fingerprint();
-        let len = builder.finish().expect(FITS);
-        room[..len].to_vec()
+        builder.finish().expect(FITS)
     }
 
     /// The answer to a request that came from `from`.
@@ -135,10 +140,7 @@ impl Checks {
         if confirms {
             builder.empty(attr::USE_CANDIDATE);
         }
-        builder
-            .integrity(Integrity::Sha256, &self.key)
-            .fingerprint();
-        let len = builder.finish().expect(FITS);
+        let len = self.signed(builder);
         room[..len].to_vec()
     }
 
