@@ -35,15 +35,7 @@ fn allocate_with(client: &Client, username: bool, realm: bool, nonce: bool) -> V
 fn assert_challenge(response: &Response, code: u16) {
     assert_eq!(response.code(), code);
     response.assert_unprotected();
-    assert_eq!(
-        response.types(),
-        [
-            attr::ERROR_CODE,
-            attr::REALM,
-            attr::NONCE,
-            attr::PASSWORD_ALGORITHMS
-        ]
-    );
+    assert_eq!(response.types(), CHALLENGE);
 }
 
 #[test]

@@ -60,6 +60,13 @@ pub const LOCAL_V6: &str = "2001:db8:7::1";
 pub const PUBLIC_V6: &str = "2001:db8:7::1";
 pub const NONCE_LIFETIME: u64 = 600;
 pub const UNIX_START: u64 = 1_800_000_000;
+/// What a 401 or 438 without integrity consists of.
+pub const CHALLENGE: [u16; 4] = [
+    attr::ERROR_CODE,
+    attr::REALM,
+    attr::NONCE,
+    attr::PASSWORD_ALGORITHMS,
+];
 
 pub fn addr(text: &str) -> SocketAddr {
     text.parse().expect("an address")

@@ -10,17 +10,19 @@ use crate::reference::*;
 use crate::run::Run;
 
 impl Run {
+    /// A client's allocation, if it has not expired.
+    fn live(&self, client: usize) -> Option<&Allocation> {
+        let held = self.model.allocations.get(&client);
+        held.filter(|held| held.is_live(self.now()))
+    }
+
     pub fn send(&mut self, client: usize, peer: Peer) {
         let peer = self.peer(client, peer);
         if Self::is_own(peer) {
             self.settle();
         }
         let now = self.now();
-        let allocation = self
-            .model
-            .allocations
-            .get(&client)
-            .filter(|a| a.is_live(now));
+        let allocation = self.live(client);
         let expected = match allocation {
             None => Err(DropReason::NoAllocation),
             Some(a) if a.half(now, family(peer.ip())).is_none() => Err(DropReason::PeerFamily),
@@ -45,11 +47,7 @@ impl Run {
             self.settle();
         }
         let now = self.now();
-        let allocation = self
-            .model
-            .allocations
-            .get(&client)
-            .filter(|a| a.is_live(now));
+        let allocation = self.live(client);
         let (peer, expected) = match (allocation, peek(self)) {
             (None, _) => (addr("0.0.0.0:0"), Err(DropReason::NoAllocation)),
             (Some(_), None) => (addr("0.0.0.0:0"), Err(DropReason::NoChannel)),
