@@ -3,6 +3,18 @@
 use super::*;
 
 impl World {
+    /// A packet that reaches the other side without leaving the place where both are.
+    fn push_near(&mut self, side: usize, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+        let soon = self.now + Duration::from_millis(1);
+        let item = Item::Near {
+            side,
+            from,
+            to,
+            bytes,
+        };
+        self.push(soon, item);
+    }
+
     /// To whom a packet comes in the end.
     pub(super) fn route_in(
         &mut self,
@@ -82,17 +94,7 @@ impl World {
             && to.is_ipv4()
             && self.sides[1 - at].sockets.iter().any(|(_, own)| *own == to)
         {
-            let side = 1 - at;
-            let soon = self.now + Duration::from_millis(1);
-            return self.push(
-                soon,
-                Item::Near {
-                    side,
-                    from,
-                    to,
-                    bytes,
-                },
-            );
+            return self.push_near(1 - at, from, to, bytes);
         }
         if self.sides[at].blocked || from.is_ipv4() != to.is_ipv4() {
             return;
@@ -107,18 +109,7 @@ impl World {
                 if self.together == Together::Hairpin
                     && let Some(inside) = self.nats[nat].inbound(self.now, from, to)
                 {
-                    let side = 1 - at;
-                    let soon = self.now + Duration::from_millis(1);
-                    let to = inside;
-                    self.push(
-                        soon,
-                        Item::Near {
-                            side,
-                            from,
-                            to,
-                            bytes,
-                        },
-                    );
+                    self.push_near(1 - at, from, inside, bytes);
                 }
                 return;
             }
