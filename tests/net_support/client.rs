@@ -282,6 +282,14 @@ impl Client {
         self.try_allocate(|_| {}).relayed()
     }
 
+    /// Allocates in the family of a peer.
+    pub fn allocate_for(&mut self, peer: SocketAddr) -> SocketAddr {
+        match peer {
+            SocketAddr::V4(_) => self.allocate(),
+            SocketAddr::V6(_) => self.allocate_v6(),
+        }
+    }
+
     pub fn allocate_v6(&mut self) -> SocketAddr {
         self.try_allocate(|builder| {
             builder.u8_rffu(attr::REQUESTED_ADDRESS_FAMILY, attr::FAMILY_IPV6);

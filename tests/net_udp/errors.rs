@@ -108,10 +108,7 @@ fn dont_fragment_mixes_with_ordinary_datagrams_in_order() {
         let mut client = Client::udp(server.address(0));
         let peer = peer(ip);
         let address = peer.local_addr().expect("bound");
-        let relayed = match address {
-            SocketAddr::V4(_) => client.allocate(),
-            SocketAddr::V6(_) => client.allocate_v6(),
-        };
+        let relayed = client.allocate_for(address);
         client.permit(address);
         for number in 0..60_u8 {
             client.send_indication(address, &[number], number % 3 == 0);

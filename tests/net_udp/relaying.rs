@@ -45,10 +45,7 @@ fn data_passes_both_ways_in_both_families() {
             let mut client = Client::udp(server.address(index));
             let peer = peer(ip);
             let address = peer.local_addr().expect("bound");
-            let relayed = match address {
-                SocketAddr::V4(_) => client.allocate(),
-                SocketAddr::V6(_) => client.allocate_v6(),
-            };
+            let relayed = client.allocate_for(address);
             client.permit(address);
             for len in [0, 1, 2, 3, 4, 1200, 20_000] {
                 let data = vec![len as u8; len];
