@@ -36,6 +36,10 @@ const PER_MINUTE: u32 = 3000;
 /// Log lines a second for long, and in one go.
 const LINES: (u64, u64) = (20, 1000);
 
+/// How often the kernel is asked for a port, where it chooses: the one that it gives for datagrams
+/// may be taken for connections.
+const CHOICES: usize = 16;
+
 /// Open sockets of the switched-on generations.
 pub(in crate::signal) struct Fractal {
     second: Vec<(UdpSocket, std::net::TcpListener)>,
@@ -56,7 +60,14 @@ impl Fractal {
                 let same = SocketAddr::new(IpAddr::V4(*address.ip()), socket.local_addr()?.port());
                 Ok((socket, listener::open(same)?))
             };
-            both().map_err(|error| (address, error))
+            let mut choices = std::iter::repeat_with(both).take(match address.port() {
+                0 => CHOICES,
+                _ => 1,
+            });
+            let taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+            let opened = choices.find(|tried| !tried.as_ref().is_err_and(taken));
+            let opened = opened.unwrap_or_else(|| Err(io::ErrorKind::AddrInUse.into()));
+            opened.map_err(|error| (address, error))
         };
         let first = |&address: &SocketAddrV4| udp(address).map_err(|error| (address, error));
         Ok(Self {
