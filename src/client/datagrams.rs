@@ -50,3 +50,14 @@ pub fn bind_any(ipv6: bool, port: u16, buffer: u32) -> io::Result<UdpSocket> {
     super::sys::enable_packet_info(&socket, ipv6)?;
     Ok(socket)
 }
+
+/// Lets datagrams of one sender that come together be handed out as one, where the kernel can do
+/// it: [`Datagram::segments`] tells them apart. Slots then want room for [`COALESCED`] bytes.
+pub fn coalesce(socket: &UdpSocket) {
+    // Without it each comes for itself.
+    let _ = super::sys::enable_coalescing(socket);
+}
+
+/// The most bytes that come as one, made an odd number of cache lines, so that the slots of a
+/// batch do not all begin in the same set of the cache.
+pub const COALESCED: usize = (1 << 16) + 64;

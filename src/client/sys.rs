@@ -4,6 +4,8 @@
 //! It shares no line with the server's socket code: the two ends must not share a bug.
 #![allow(unsafe_code)]
 
+mod control;
+
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -12,6 +14,8 @@ use std::ptr;
 use std::time::Duration;
 
 use libc::{c_int, c_uint, socklen_t};
+
+use control::{each_control, read_destination, read_segment};
 
 /// Room for an IPv4 or IPv6 socket address.
 type Name = libc::sockaddr_in6;
@@ -201,6 +205,21 @@ pub struct Datagram<'a> {
     pub local: Option<IpAddr>,
     /// It was longer than a slot.
     pub truncated: bool,
+    /// On a socket that coalesces: it is so many bytes each of several datagrams of one sender,
+    /// of which the last one may be shorter. Else 0.
+    segment: usize,
+}
+
+impl<'a> Datagram<'a> {
+    /// The bytes of each datagram.
+    pub fn segments(&self) -> impl Iterator<Item = &'a [u8]> {
+        let whole = (self.segment == 0).then_some(self.bytes);
+        let parts = match self.segment {
+            0 => [].chunks(1),
+            size => self.bytes.chunks(size),
+        };
+        whole.into_iter().chain(parts)
+    }
 }
 
 /// Receives datagrams together.
@@ -268,10 +287,12 @@ impl Receiver {
         let start = index * self.slots.size;
         #[allow(clippy::unnecessary_cast, reason = "another type with other libcs")]
         let control_len = (message.msg_hdr.msg_controllen as usize).min(64);
+        let control = &self.slots.controls[index].0[..control_len];
         Datagram {
             bytes: &self.slots.memory[start..start + len],
             source: read_name(&self.slots.names[index]),
-            local: read_destination(&self.slots.controls[index].0[..control_len]),
+            local: each_control(control).find_map(read_destination),
+            segment: each_control(control).find_map(read_segment).unwrap_or(0),
             truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         }
     }
@@ -312,6 +333,14 @@ pub(super) fn enable_packet_info(socket: impl AsFd, ipv6: bool) -> io::Result<()
         (libc::IPPROTO_IP, libc::IP_PKTINFO)
     };
     set_option(socket, level, name, 1)
+}
+
+/// Makes the kernel hand out equal datagrams of one sender that come together as one (UDP_GRO).
+///
+/// # Errors
+/// What the kernel says, before Linux 5.0.
+pub(super) fn enable_coalescing(socket: impl AsFd) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
 /// Asks for a receive buffer that may exceed the system's limit, which takes privileges.
@@ -441,24 +470,6 @@ fn write_source(control: &mut Control, ip: IpAddr) -> usize {
     unsafe { ptr::write_unaligned(control.0.as_mut_ptr().cast(), header) };
     control.0[CONTROL_HEADER..CONTROL_HEADER + len].copy_from_slice(&data[..len]);
     (CONTROL_HEADER + len).next_multiple_of(mem::align_of::<libc::cmsghdr>())
-}
-
-/// The destination in the only control message that is ever asked for.
-fn read_destination(control: &[u8]) -> Option<IpAddr> {
-    let (header, data) = control.split_at_checked(CONTROL_HEADER)?;
-    // SAFETY: there are the bytes of a header, and any bits are valid for its integers.
-    let header: libc::cmsghdr = unsafe { ptr::read_unaligned(header.as_ptr().cast()) };
-    match (header.cmsg_level, header.cmsg_type) {
-        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-            let ip: [u8; 4] = data.get(8..12)?.try_into().ok()?;
-            Some(Ipv4Addr::from(ip).into())
-        }
-        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-            let ip: [u8; 16] = data.get(..16)?.try_into().ok()?;
-            Some(Ipv6Addr::from(ip).into())
-        }
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -39,6 +39,33 @@ fn batches_arrive_with_source_and_destination() {
 }
 
 #[test]
+fn datagrams_that_come_as_one_are_told_apart() {
+    let receiving = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    enable_packet_info(&receiving, false).expect("packet info");
+    enable_coalescing(&receiving).expect("Linux 5.0");
+    let sending = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let port = receiving.local_addr().expect("bound").port();
+    sending.connect(("127.0.0.1", port)).expect("connected");
+    // Two of four bytes and one of three, put together by who sends them.
+    set_option(&sending, libc::SOL_UDP, libc::UDP_SEGMENT, 4).expect("Linux 4.18");
+    assert_eq!(sending.send(b"onceagaino!").expect("sent"), 11);
+    set_option(&sending, libc::SOL_UDP, libc::UDP_SEGMENT, 0).expect("off");
+    sending.send(b"alone").expect("sent");
+    sending.send(b"").expect("sent");
+
+    let mut receiver = Receiver::new(8, 64);
+    assert_eq!(receiver.receive(&receiving).expect("datagrams"), 3);
+    let parts = |index| receiver.datagram(index).segments().collect::<Vec<_>>();
+    assert_eq!(parts(0), [&b"once"[..], b"agai", b"no!"]);
+    assert_eq!(parts(1), [b"alone"]);
+    assert_eq!(parts(2), [b""]);
+    for index in 0..3 {
+        let local = receiver.datagram(index).local;
+        assert_eq!(local, Some([127, 0, 0, 1].into()));
+    }
+}
+
+#[test]
 fn a_refused_datagram_does_not_hold_up_the_next() {
     let receiving = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let to = receiving.local_addr().expect("bound");

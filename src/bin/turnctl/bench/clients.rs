@@ -18,7 +18,7 @@ pub(super) const BUFFER: u32 = 8 << 20;
 /// Batches taken from one socket before the others have their turn.
 const TURNS: usize = 8;
 /// Room for what a server sends: the payload and what is around it.
-pub(super) const OVERHEAD: usize = 128;
+const OVERHEAD: usize = 128;
 
 /// One thread's clients, numbered from 0.
 pub(super) struct Clients {
@@ -167,7 +167,7 @@ impl Clients {
                         let datagram = receiver.datagram(index);
                         let client = datagram.local.and_then(|ip| distance(*first, ip));
                         if let Some(client) = client.filter(|client| client < count) {
-                            take(client, datagram.bytes);
+                            datagram.segments().for_each(|bytes| take(client, bytes));
                         }
                     }
                     if received < receiver.capacity() {
@@ -237,6 +237,7 @@ fn network(
     poll: &Poll,
 ) -> io::Result<Kind> {
     let socket = datagrams::bind_any(plan.server.is_ipv6(), 0, BUFFER)?;
+    datagrams::coalesce(&socket);
     poll.add(&socket, 0)?;
     Ok(Kind::Network {
         socket,
@@ -245,7 +246,7 @@ fn network(
         first: nth(net.network(), first + 1),
         count,
         sender: Sender::new(BATCH, size),
-        receiver: Receiver::new(BATCH, size),
+        receiver: Receiver::new(BATCH, datagrams::COALESCED),
     })
 }
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 
 use turnserver::client::datagrams::{self, Flushed, Receiver, Sender};
 
-use super::clients::{BATCH, BUFFER, OVERHEAD, add};
+use super::clients::{BATCH, BUFFER, add};
 use super::options::Plan;
 use super::poll::Poll;
 
@@ -30,6 +30,7 @@ impl Peers {
     pub(super) fn open(plan: &Plan, poll: &Poll) -> Result<Self, String> {
         let open = |index: usize| -> io::Result<Peer> {
             let socket = datagrams::bind((plan.peer_ip, 0).into(), BUFFER)?;
+            datagrams::coalesce(&socket);
             poll.add(&socket, FIRST_TOKEN + index)?;
             Ok(Peer {
                 address: socket.local_addr()?,
@@ -48,7 +49,7 @@ impl Peers {
                 }
                 _ => format!("cannot open a socket on {}: {error}", plan.peer_ip),
             })?,
-            receiver: Receiver::new(BATCH, plan.size + OVERHEAD),
+            receiver: Receiver::new(BATCH, datagrams::COALESCED),
             flushed: Flushed::default(),
         })
     }
@@ -93,7 +94,7 @@ impl Peers {
             let received = self.receiver.receive(socket).unwrap_or(0);
             for datagram in (0..received).map(|index| self.receiver.datagram(index)) {
                 if let Some(source) = datagram.source {
-                    take(source, datagram.bytes);
+                    datagram.segments().for_each(|bytes| take(source, bytes));
                 }
             }
             if received < self.receiver.capacity() {
