@@ -266,11 +266,11 @@ impl Session<'_> {
 
 enum Socket {
     Udp(UdpSocket),
-    Tcp(TcpStream),
-    Tls(Box<tls::Stream>),
+    Tcp(Timed),
+    Tls(Box<tls::Stream<Timed>>),
 }
 
-/// A socket that knows when to give up.
+/// A way to the server, and when to give up.
 struct Channel {
     socket: Socket,
     deadline: Instant,
@@ -311,32 +311,46 @@ impl Channel {
     ) -> Result<usize, ProbeError> {
         match &mut self.socket {
             Socket::Udp(socket) => ask_udp(socket, self.deadline, request, id, answer),
-            Socket::Tcp(stream) => ask_stream(stream, self.deadline, request, id, answer),
-            Socket::Tls(stream) => ask_stream(&mut **stream, self.deadline, request, id, answer),
+            Socket::Tcp(stream) => ask_stream(stream, request, id, answer),
+            Socket::Tls(stream) => ask_stream(&mut **stream, request, id, answer),
         }
     }
 }
 
-fn connect(server: SocketAddr, deadline: Instant) -> Result<TcpStream, ProbeError> {
+fn connect(server: SocketAddr, deadline: Instant) -> Result<Timed, ProbeError> {
     let stream = TcpStream::connect_timeout(&server, left(deadline)?)?;
     stream.set_nodelay(true)?;
-    Ok(stream)
+    Ok(Timed { stream, deadline })
 }
 
-/// A stream, and the socket below it, which keeps the time.
-trait Stream: Read + Write {
-    fn socket(&self) -> &TcpStream;
+/// A connection whose every step ends at the deadline: one over TLS takes as many steps as the
+/// server likes, also when it is asked for a single byte.
+struct Timed {
+    stream: TcpStream,
+    deadline: Instant,
 }
 
-impl Stream for TcpStream {
-    fn socket(&self) -> &TcpStream {
-        self
+impl Timed {
+    fn left(&self) -> io::Result<Duration> {
+        left(self.deadline).map_err(|_| io::ErrorKind::TimedOut.into())
     }
 }
 
-impl Stream for tls::Stream {
-    fn socket(&self) -> &TcpStream {
-        &self.sock
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
     }
 }
 
@@ -373,14 +387,11 @@ fn ask_udp(
 }
 
 fn ask_stream(
-    stream: &mut impl Stream,
-    deadline: Instant,
+    stream: &mut (impl Read + Write),
     request: &[u8],
     id: TransactionId,
     answer: &mut [u8; BUFFER],
 ) -> Result<usize, ProbeError> {
-    // Writing reads as well while TLS shakes hands.
-    stream.socket().set_read_timeout(Some(left(deadline)?))?;
     stream.write_all(request)?;
     let framer = StreamFramer::new(BUFFER);
     let mut filled = 0;
@@ -396,7 +407,6 @@ fn ask_stream(
             filled -= frame.padded_len;
             continue;
         }
-        stream.socket().set_read_timeout(Some(left(deadline)?))?;
         let read = match stream.read(&mut answer[filled..]) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             read => read?,

@@ -1,6 +1,7 @@
 //! TLS for whoever asks whether a server is up, not whose it is.
 
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,13 +11,13 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned,
 };
 
-/// A TCP connection with TLS over it.
-pub(super) type Stream = StreamOwned<ClientConnection, TcpStream>;
+/// TLS over a stream.
+pub(super) type Stream<S> = StreamOwned<ClientConnection, S>;
 
 /// TLS over `stream`; the handshake happens with the first bytes that are written. Any
 /// certificate is taken: a health check reaches its server by an address that no certificate
 /// names, and sends nothing that others may not read.
-pub(super) fn over(stream: TcpStream, server: SocketAddr) -> Result<Stream, Error> {
+pub(super) fn over<S: Read + Write>(stream: S, server: SocketAddr) -> Result<Stream<S>, Error> {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?

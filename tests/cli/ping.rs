@@ -1,6 +1,6 @@
 //! `turnserver ping`, against the server and against what is none.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::Stdio;
 use std::thread;
@@ -185,6 +185,29 @@ fn an_interrupted_ping_goes_on() {
         );
         drop(accepted);
     }
+}
+
+/// However many steps a handshake takes, they end together.
+#[test]
+fn a_server_that_shakes_hands_byte_by_byte_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let dripping = thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a connection");
+        // The beginning of a handshake record of 16 KiB.
+        let record = [&[0x16, 3, 3, 0x40, 0, 2, 0, 0x3f, 0xfc][..], &[0; 400]].concat();
+        record
+            .iter()
+            .take_while(|byte| {
+                thread::sleep(Duration::from_millis(50));
+                client.write_all(&[**byte]).is_ok()
+            })
+            .count()
+    });
+    let answer = probe::binding(address, Transport::Tls, Duration::from_millis(200));
+    assert!(matches!(answer, Err(ProbeError::Timeout)), "{answer:?}");
+    let sent = dripping.join().expect("no panic");
+    assert!(sent < 400, "it listened to all {sent} bytes");
 }
 
 /// RFC 8489 section 6.2.1: a lost request is sent again with the same transaction id, and a
