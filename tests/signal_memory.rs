@@ -116,7 +116,7 @@ fn a_hundred_thousand_that_wait_and_a_connection_take_little_heap() {
         .collect();
     let each = (LIVE.load(Relaxed) - before) as usize / IDS;
     println!("an entry of the room takes {each} bytes of heap");
-    assert!(each < 700, "{each} bytes each");
+    assert!(each < 450, "{each} bytes each");
     drop(seats);
     room.handle_timeout(Mono(2));
     assert!(room.is_empty());

@@ -197,7 +197,8 @@ impl Sender {
 /// One received datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'a> {
-    /// Its bytes; fewer than were sent when `truncated`.
+    /// Its bytes; fewer than were sent when `truncated`. On a socket that coalesces they may be
+    /// those of several, see [`Datagram::segments`].
     pub bytes: &'a [u8],
     /// Who sent it.
     pub source: Option<SocketAddr>,

@@ -17,7 +17,7 @@ use super::bind::UdpListener;
 use super::outbox::{Line, NONE, Queued, SEND_BATCH};
 use super::plane::{DataPlane, Event, HEAD_ROOM, Payload, SLOT_SIZE, Slot, TAIL_ROOM, leave_from};
 use super::relays::RelaySocket;
-use super::sys::{Epoll, Interest, Receiver, Sender};
+use super::sys::{Epoll, Interest, Receiver, Segments, Sender};
 use crate::proto::{Flow, Mono, RelayId};
 
 /// Slots: the most datagrams and stream reads in one batch.
@@ -127,7 +127,7 @@ impl Mmsg {
             epoll,
             memory: vec![0; REPLIES_START + REPLIES * REPLY_SIZE].into(),
             receiver: Receiver::new(SLOTS, STRIDE, HEAD_ROOM, SLOT_SIZE),
-            sender: Sender::new(SEND_BATCH, segments),
+            sender: Sender::new(SEND_BATCH, Segments::new(segments)),
             dirty: Vec::with_capacity(QUEUE),
             listeners,
             relays: Vec::new(),

@@ -112,7 +112,7 @@ fn refusal(error: &io::Error) -> Refusal {
 ///
 /// An error that was queued on the socket stops a send, also one to another destination than
 /// the error's, so the datagram is sent once more; what is refused twice is lost, and only that.
-fn send_all(count: usize, mut send: impl FnMut(usize) -> io::Result<usize>) -> u64 {
+pub(super) fn send_all(count: usize, mut send: impl FnMut(usize) -> io::Result<usize>) -> u64 {
     let mut next = 0;
     let mut lost = 0;
     let mut retried = NONE as usize;

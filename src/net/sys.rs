@@ -8,6 +8,7 @@ mod control;
 mod datagrams;
 mod errors;
 mod name;
+mod segments;
 pub(super) mod uring;
 
 use std::io;
@@ -18,9 +19,10 @@ use std::ptr;
 
 use libc::{c_int, socklen_t};
 
-pub(super) use datagrams::{MOST_SEGMENTS, Outgoing, Receiver, Sender, is_segment, send_to};
+pub(super) use datagrams::{Outgoing, Receiver, Sender, send_to};
 pub(super) use errors::{QueuedError, queued_error};
 use name::Name;
+pub(super) use segments::{Joined, Segments};
 
 /// Turns the -1 of a system call into the error it stands for.
 fn check(result: c_int) -> io::Result<c_int> {

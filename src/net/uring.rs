@@ -28,7 +28,7 @@ use super::bind::UdpListener;
 use super::plane::{DataPlane, Event, Payload, SLOT_SIZE, Slot, leave_from};
 use super::relays::RelaySocket;
 use super::sys::uring::{HEAD, Layout, Ring, SUBMISSIONS, Wait, slot_start};
-use super::sys::{self, Epoll, Interest, Sender};
+use super::sys::{self, Epoll, Interest, Segments, Sender};
 use crate::proto::{Flow, MAX_PREFIX, Mono, RelayId};
 use pace::Pace;
 pub(super) use probe::probe;
@@ -111,8 +111,8 @@ struct Sent {
     bytes: Range<usize>,
     to: SocketAddr,
     from: Option<IpAddr>,
-    /// For the first one of a run: how many datagrams leave in one.
-    run: usize,
+    /// For the first of those that leave in one: how many.
+    joined: usize,
 }
 
 /// See the module.
@@ -143,11 +143,9 @@ pub(super) struct Uring {
     /// Number of the submission that is being filled, and its sends.
     submission: u32,
     sent: Vec<Sent>,
-    /// The last ones of them, not in the ring yet: they may leave in one with the next.
-    run: Range<usize>,
-    /// Equal datagrams of one flow leave in one.
-    segments: bool,
-    /// For sends that are repeated one by one.
+    /// The last ones of them, not in the ring yet: they leave in one, perhaps with the next.
+    joined: Range<usize>,
+    /// Which of them leave in one; and for sends that are repeated.
     sender: Sender,
     /// Datagrams, and readiness of descriptors, that were handed out in this batch.
     handed_out: usize,
@@ -191,9 +189,8 @@ impl Uring {
             events: 0..0,
             submission: 0,
             sent: Vec::with_capacity(SUBMISSIONS),
-            run: 0..0,
-            segments,
-            sender: Sender::new(1, false),
+            joined: 0..0,
+            sender: Sender::new(SUBMISSIONS, Segments::new(segments)),
             handed_out: 0,
             readied: 0,
             used_streams: 0,
@@ -387,7 +384,7 @@ impl DataPlane for Uring {
             bytes: start..start + len.min(REPLY_SIZE),
             to: flow.client,
             from: leave_from(wildcard, flow),
-            run: 1,
+            joined: 1,
         });
         // Also when making room has freed those before.
         self.used_replies = place + 1;
@@ -405,7 +402,7 @@ impl DataPlane for Uring {
             bytes,
             to: flow.client,
             from: leave_from(wildcard, flow),
-            run: 1,
+            joined: 1,
         });
     }
 
@@ -437,7 +434,7 @@ impl DataPlane for Uring {
             bytes,
             to: peer,
             from: None,
-            run: 1,
+            joined: 1,
         });
         true
     }

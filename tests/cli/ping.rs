@@ -194,13 +194,16 @@ fn a_server_that_shakes_hands_byte_by_byte_is_given_up() {
     let address = listener.local_addr().expect("bound");
     let dripping = thread::spawn(move || {
         let (mut client, _) = listener.accept().expect("a connection");
+        let pace = Some(Duration::from_millis(50));
+        client.set_read_timeout(pace).expect("not zero");
         // The beginning of a handshake record of 16 KiB.
         let record = [&[0x16, 3, 3, 0x40, 0, 2, 0, 0x3f, 0xfc][..], &[0; 400]].concat();
+        let mut hello = [0; 1024];
         record
             .iter()
             .take_while(|byte| {
-                thread::sleep(Duration::from_millis(50));
-                client.write_all(&[**byte]).is_ok()
+                let gone = matches!(client.read(&mut hello), Ok(0));
+                !gone && client.write_all(&[**byte]).is_ok()
             })
             .count()
     });

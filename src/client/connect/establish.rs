@@ -330,21 +330,25 @@ impl Establishing<'_> {
 
         self.ready(false).await?;
         let session = self.session.clone();
-        let stream = match self.role {
-            Role::Initiator => {
-                let streams = Streams::over(session, datagrams, self.role, None).await?;
-                streams.open().await?
-            }
-            Role::Receiver => {
-                let accept = async {
-                    let streams = Streams::connect(session, datagrams, self.role, None).await?;
+        let role = self.role;
+        let open = async {
+            match role {
+                Role::Initiator => {
+                    let streams = Streams::over(session, datagrams, role, None).await?;
+                    streams.open().await
+                }
+                Role::Receiver => {
+                    let streams = Streams::connect(session, datagrams, role, None).await?;
                     streams.accept().await
-                };
-                let late = "the peer opens no byte stream through the relay";
-                let accepted = timeout_at(self.deadline, accept).await;
-                accepted.map_err(|_| ConnectError::no_path(late))??
+                }
             }
         };
+        let late = match role {
+            Role::Initiator => "the peer takes no byte stream through the relay",
+            Role::Receiver => "the peer opens no byte stream through the relay",
+        };
+        let opened = timeout_at(self.deadline, open).await;
+        let stream = opened.map_err(|_| ConnectError::no_path(late))??;
         Ok(Inner::Relayed {
             session: self.session.clone(),
             stream: Box::new(stream),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::establish::{establish, patience};
 use super::office::{News, Office, Pair};
@@ -19,6 +19,8 @@ const MOST: usize = 64;
 /// Between attempts to reach the server, doubled up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// So long one who is turned away may wait for its turn to be told.
+const TURN_AWAY: Duration = Duration::from_secs(5);
 
 /// Stays registered under its access key, also when the pairing server is restarted or out of
 /// reach for a while. Dropping it ends that; connections that were taken go on.
@@ -116,12 +118,14 @@ async fn receive(
     }
 }
 
-/// Tells a device that it cannot come now.
-fn turn_away(pair: &Pair) {
-    let session = pair.session;
-    let _ = pair.post.outgoing.try_send(ClientMessage::Leave {
-        session,
+/// Tells a device that it cannot come now, when those that are on their way in leave room for it.
+fn turn_away(pair: Box<Pair>) {
+    let leave = ClientMessage::Leave {
+        session: pair.session,
         busy: true,
+    };
+    tokio::spawn(async move {
+        let _ = timeout(TURN_AWAY, pair.post.outgoing.send(leave)).await;
     });
 }
 
@@ -176,7 +180,7 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
                             let (options, told) = (options.clone(), told.clone());
                             tokio::spawn(receive(options, *pair, place, told));
                         }
-                        Err(_) => turn_away(&pair),
+                        Err(_) => turn_away(pair),
                     },
                 },
                 () = told.closed() => return,

@@ -198,10 +198,16 @@ impl PunchedConn {
             Inner::Session { .. } => {
                 let role = self.role;
                 let streams = self.into_streams().await?;
-                let stream = match (role, streams.served()) {
-                    (Role::Receiver, None) => streams.accept().await?,
-                    _ => streams.open().await?,
+                let stream = async {
+                    match (role, streams.served()) {
+                        (Role::Receiver, None) => streams.accept().await,
+                        _ => streams.open().await,
+                    }
                 };
+                let late = "the peer takes no byte stream";
+                let opened = tokio::time::timeout(crate::client::quic::PATIENCE, stream).await;
+                let stream =
+                    opened.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, late))??;
                 Ok(Stream::quic(stream, changes))
             }
             #[cfg(not(feature = "client"))]

@@ -23,7 +23,7 @@ use socket::{PEER, PathSocket};
 pub use stream::{Over, QuicStream};
 
 /// How long the handshake may take: several times what a bad path needs.
-const HANDSHAKE: Duration = Duration::from_secs(15);
+pub(in crate::client) const PATIENCE: Duration = Duration::from_secs(15);
 /// After so much silence the connection is given up; the session below gives up later, and the
 /// peer is pinged often enough.
 const IDLE: Duration = Duration::from_secs(30);
@@ -107,7 +107,7 @@ impl Streams {
         serves: Option<Protocol>,
     ) -> io::Result<Self> {
         let connecting = Self::connect(session, datagrams, role, serves);
-        timeout(HANDSHAKE, connecting).await.unwrap_or_else(|_| {
+        timeout(PATIENCE, connecting).await.unwrap_or_else(|_| {
             let why = "the peer does not open byte streams";
             Err(io::Error::new(io::ErrorKind::TimedOut, why))
         })

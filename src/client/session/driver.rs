@@ -313,7 +313,7 @@ impl Driver {
         let provable = self.secure.is_ready() && self.paths.is_any();
         let proof = self.proof.poll_timeout().filter(|_| provable);
         let others = [agent, secure, discovery, notes, alone, proof];
-        let outbox = self.outbox.poll_timeout();
+        let outbox = self.outbox.poll_timeout().filter(|_| self.is_passed_on());
         let closer = self.closer.as_ref().map(|closer| closer.until);
         let mine = [self.ask_at, self.end_at, outbox, closer];
         let others = others.into_iter().chain(mine).flatten();

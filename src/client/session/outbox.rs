@@ -102,10 +102,16 @@ impl Outbox {
 }
 
 impl Driver {
+    /// Whether the pairing server still passes something on.
+    pub(super) fn is_passed_on(&self) -> bool {
+        self.post.is_some() && !self.state.borrow().peer_left
+    }
+
     /// Hands the pairing server what it can take.
     pub(super) fn post_blobs(&mut self, now: Instant) {
-        let Some(post) = &self.post else {
-            return;
+        let passed_on = self.is_passed_on();
+        let Some(post) = self.post.as_ref().filter(|_| passed_on) else {
+            return self.turn.pass();
         };
         while self.outbox.is_due(now) {
             let Some(room) = self.turn.room(&post.outgoing) else {

@@ -111,7 +111,8 @@ fn put<T: Plain>(control: &mut Control, at: usize, level: c_int, kind: c_int, da
 }
 
 /// What [`write_segment`] takes.
-pub(super) const SEGMENT: usize = 24;
+pub(super) const SEGMENT: usize = (mem::size_of::<libc::cmsghdr>() + mem::size_of::<u16>())
+    .next_multiple_of(mem::align_of::<libc::cmsghdr>());
 
 /// Writes the control message that has the kernel cut what is sent into datagrams of `size`
 /// bytes, `at` bytes into `control`; returns its length.

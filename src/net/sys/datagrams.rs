@@ -14,6 +14,7 @@ use super::control::{
     Control, SEGMENT, arrival_time, each_control, packet_info, write_packet_info, write_segment,
 };
 use super::name::Name;
+use super::segments::{Joined, Segments};
 
 /// What the kernel says about one received datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,26 +155,17 @@ pub(in crate::net) struct Outgoing<'a> {
     pub(in crate::net) from: Option<IpAddr>,
 }
 
-/// The most datagrams that leave in one, and the largest of them, which passes every path whose
-/// MTU is that of Ethernet. Where the MTU is smaller they leave one by one.
-pub(in crate::net) const MOST_SEGMENTS: usize = 64;
-const LARGEST_SEGMENT: usize = 1452;
-
-/// Whether a datagram of this length may leave in one with others.
-pub(in crate::net) fn is_segment(len: usize) -> bool {
-    (1..=LARGEST_SEGMENT).contains(&len)
-}
-
 /// Sends datagrams of one socket in batches.
 pub(in crate::net) struct Sender {
     headers: Headers,
-    segments: bool,
+    /// Which of them leave in one.
+    pub(in crate::net) segments: Segments,
 }
 
 /// A batch that is ready to be sent, from any of its datagrams on.
 pub(in crate::net) struct Batch<'s, 'm> {
     sender: &'s mut Sender,
-    /// Messages and datagrams: a message has several datagrams when they are cut from one.
+    /// Messages and datagrams: a message has several datagrams when they leave in one.
     messages: usize,
     len: usize,
     /// The datagrams before this one leave one by one.
@@ -182,9 +174,8 @@ pub(in crate::net) struct Batch<'s, 'm> {
 }
 
 impl Sender {
-    /// Batches of up to `count` datagrams. With `segments`, equal ones of one flow leave in one,
-    /// which the kernel cuts.
-    pub(in crate::net) fn new(count: usize, segments: bool) -> Self {
+    /// Batches of up to `count` datagrams.
+    pub(in crate::net) fn new(count: usize, segments: Segments) -> Self {
         Self {
             headers: Headers::new(count),
             segments,
@@ -198,26 +189,17 @@ impl Sender {
     ) -> Batch<'s, 'm> {
         let headers = &mut self.headers;
         let (mut messages, mut len) = (0, 0);
-        let mut last: Option<Outgoing<'_>> = None;
+        let mut before: Option<Outgoing<'_>> = None;
         for datagram in datagrams.take(headers.messages.len()) {
             headers.parts[len] = libc::iovec {
                 iov_base: datagram.bytes.as_ptr().cast_mut().cast(),
                 iov_len: datagram.bytes.len(),
             };
             len += 1;
-            if let Some(last) = last
-                && self.segments
-                && last.is_like(&datagram)
-                && headers.messages[messages - 1].msg_hdr.msg_iovlen < MOST_SEGMENTS as _
+            if let Some(before) = before
+                && (before.to, before.from) == (datagram.to, datagram.from)
+                && headers.join(messages - 1, len - 1, &mut self.segments)
             {
-                let header = &mut headers.messages[messages - 1].msg_hdr;
-                if header.msg_iovlen == 1 {
-                    let control = &mut headers.controls[messages - 1];
-                    let at = header.msg_controllen;
-                    let size = datagram.bytes.len() as u16;
-                    header.msg_controllen = (at + write_segment(control, at, size)) as _;
-                }
-                header.msg_iovlen += 1;
                 continue;
             }
             let name_len = headers.names[messages].set(datagram.to);
@@ -230,7 +212,7 @@ impl Sender {
             header.msg_controllen = control_len as _;
             header.msg_iovlen = 1;
             messages += 1;
-            last = Some(datagram);
+            before = Some(datagram);
         }
         Batch {
             sender: self,
@@ -242,16 +224,6 @@ impl Sender {
     }
 }
 
-impl Outgoing<'_> {
-    /// Whether the other one may leave in one with it.
-    fn is_like(&self, other: &Self) -> bool {
-        self.bytes.len() == other.bytes.len()
-            && is_segment(self.bytes.len())
-            && self.to == other.to
-            && self.from == other.from
-    }
-}
-
 impl Batch<'_, '_> {
     /// How many datagrams the batch has.
     pub(in crate::net) const fn len(&self) -> usize {
@@ -259,18 +231,16 @@ impl Batch<'_, '_> {
     }
 
     /// Sends the datagrams from `first` on without blocking and returns how many went out: at
-    /// least one. An error is about datagram `first`; those that were to leave in one with it
-    /// leave one by one when they are sent again.
+    /// least one. An error is about datagram `first`, or one that was queued on the socket.
     pub(in crate::net) fn send(&mut self, fd: BorrowedFd<'_>, first: usize) -> io::Result<usize> {
         let headers = &mut self.sender.headers;
-        let mut message = 0;
-        let mut at = 0;
+        let (mut message, mut at) = (0, 0);
         while at + headers.count(message) <= first {
             at += headers.count(message);
             message += 1;
         }
-        let joined = headers.count(message);
-        if first < self.apart {
+        let count = headers.count(message);
+        if count > 1 && (first < self.apart || first > at) {
             return headers.send_one(fd, message, first).map(|()| 1);
         }
         let messages = &mut headers.messages[message..self.messages];
@@ -298,20 +268,24 @@ impl Batch<'_, '_> {
                 (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
             )
         };
-        match check(sent) {
-            Ok(sent) => Ok(messages[..sent as usize]
-                .iter()
-                .map(|message| message.msg_hdr.msg_iovlen)
-                .sum()),
-            Err(error) => {
-                if joined > 1 {
-                    self.apart = first + joined;
-                    // A network device that cannot do it; the others can do without.
-                    self.sender.segments &= error.raw_os_error() != Some(libc::EIO);
-                }
-                Err(error)
+        let error = match check(sent) {
+            Ok(sent) => {
+                let sent = &messages[..sent as usize];
+                return Ok(sent.iter().map(|message| message.msg_hdr.msg_iovlen).sum());
             }
+            Err(error) => error,
+        };
+        let code = error.raw_os_error().unwrap_or(0);
+        if count > 1
+            && self
+                .sender
+                .segments
+                .refused(code, headers.parts[first].iov_len)
+        {
+            self.apart = first + count;
+            return self.send(fd, first);
         }
+        Err(error)
     }
 }
 
@@ -321,6 +295,27 @@ impl Headers {
         self.messages[message].msg_hdr.msg_iovlen
     }
 
+    /// Adds the datagram of `part`, the next one, to a message of the same flow. `false`: it may
+    /// not leave in one with those.
+    fn join(&mut self, message: usize, part: usize, segments: &mut Segments) -> bool {
+        let header = &mut self.messages[message].msg_hdr;
+        let joined = Joined {
+            count: header.msg_iovlen,
+            first: self.parts[part - header.msg_iovlen].iov_len,
+            last: self.parts[part - 1].iov_len,
+        };
+        if !segments.take(joined, self.parts[part].iov_len) {
+            return false;
+        }
+        if joined.count == 1 {
+            let control = &mut self.controls[message];
+            header.msg_controllen +=
+                write_segment(control, header.msg_controllen, joined.first as u16);
+        }
+        header.msg_iovlen += 1;
+        true
+    }
+
     /// Sends one datagram of a message that has several.
     fn send_one(&mut self, fd: BorrowedFd<'_>, message: usize, part: usize) -> io::Result<()> {
         let mut header = self.messages[message].msg_hdr;
@@ -328,9 +323,8 @@ impl Headers {
         header.msg_iov = &raw mut self.parts[part];
         header.msg_iovlen = 1;
         // What says how to cut is the last control message.
-        let control_len = header.msg_controllen - SEGMENT;
-        header.msg_controllen = control_len as _;
-        header.msg_control = match control_len {
+        header.msg_controllen -= SEGMENT;
+        header.msg_control = match header.msg_controllen {
             0 => ptr::null_mut(),
             _ => ptr::from_mut(&mut self.controls[message]).cast(),
         };
@@ -386,7 +380,7 @@ mod tests {
             // A checksum is what cutting is built on.
             set_option(near.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).expect("set");
         }
-        let mut sender = Sender::new(128, true);
+        let mut sender = Sender::new(256, Segments::new(true));
         let outgoing = datagrams.iter().map(|&(at, bytes)| Outgoing {
             bytes,
             to: &to[at],
@@ -394,15 +388,11 @@ mod tests {
         });
         let mut batch = sender.batch(outgoing);
         assert_eq!(batch.len(), datagrams.len());
-        let (mut sent, mut errors) = (0, 0);
+        let mut sent = 0;
         while sent < batch.len() {
-            match batch.send(near.as_fd(), sent) {
-                Ok(count) => sent += count,
-                Err(_) => errors += 1,
-            }
-            assert!(errors < 10, "it goes on after an error");
+            sent += batch.send(near.as_fd(), sent).expect("it goes apart");
         }
-        assert_eq!(errors > 0, refused);
+        assert_eq!(sender.segments != Segments::new(true), refused);
         far.map(|socket| {
             socket.set_nonblocking(true).expect("set");
             let mut buffer = [0; 2048];
@@ -442,6 +432,8 @@ mod tests {
                 .map(|(at, bytes)| (1, &bytes[..at / 2])),
         );
         datagrams.extend([(0, &[][..]), (0, &[]), (0, &[1; 1400]), (0, &[2; 1400])]);
+        // More than 64 KiB.
+        datagrams.extend([(1, &[3; 1400][..]); 60]);
         for refused in [false, true] {
             assert_eq!(
                 carried(&datagrams, refused),
@@ -467,7 +459,7 @@ mod tests {
             outgoing(1, b"five"),
         ];
         for (segments, messages) in [(true, 3), (false, 5)] {
-            let mut sender = Sender::new(8, segments);
+            let mut sender = Sender::new(8, Segments::new(segments));
             let batch = sender.batch(datagrams.iter().copied());
             assert_eq!((batch.len(), batch.messages), (5, messages));
         }

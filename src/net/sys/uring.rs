@@ -300,9 +300,10 @@ impl Ring {
         unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
-    /// Whether there is no room for a submission.
-    pub(in crate::net) fn is_full(&mut self) -> bool {
-        self.ring.submission().is_full()
+    /// How many submissions more there is room for.
+    pub(in crate::net) fn room(&mut self) -> usize {
+        let queue = self.ring.submission();
+        queue.capacity() - queue.len()
     }
 
     /// Whether everything that was queued is submitted.

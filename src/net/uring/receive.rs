@@ -280,10 +280,12 @@ mod tests {
             let datagrams: Vec<(usize, usize)> = std::iter::repeat_n((0, 1), 150)
                 .chain((0..20).map(|number| (number % 2, 1)))
                 .chain((0..20).map(|number| (1, number / 3)))
-                .chain([(0, 0), (0, 0), (1, 1400), (1, 1400)])
+                .chain([(0, 0), (0, 0)])
+                // More than 64 KiB.
+                .chain(std::iter::repeat_n((1, 1400), 60))
                 .collect();
             let slot = plane.acquire().expect("free");
-            for (number, byte) in plane.slot_mut(slot)[..1600].iter_mut().enumerate() {
+            for (number, byte) in plane.slot_mut(slot)[..1800].iter_mut().enumerate() {
                 *byte = number as u8;
             }
             for (number, &(peer, len)) in datagrams.iter().enumerate() {
@@ -294,6 +296,8 @@ mod tests {
                 plane.wait(Some(Duration::ZERO), Mono(0)).expect("no sleep");
             }
             assert_eq!(plane.take_failures(), 0);
+            let untouched = plane.sender.segments == sys::Segments::new(true);
+            assert_eq!(untouched, !refused);
             for (at, peer) in peers.iter().enumerate() {
                 peer.set_nonblocking(true).expect("set");
                 let mut buffer = [0; 2048];

@@ -2,17 +2,13 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
 
 use super::sockets::{listener_target, relay_target};
 use super::{BOUNCES, KIND, REPLIES, REPLY_SIZE, SEND, STREAM_SLOTS, Sent, Socket, Uring};
+use crate::net::outbox::send_all;
 use crate::net::plane::Payload;
 use crate::net::sys::uring::{Route, SUBMISSIONS, Wait, slot_start};
-use crate::net::sys::{self, MOST_SEGMENTS, Outgoing, is_segment};
-
-/// How often a datagram is sent again that the kernel refused because of an error of another
-/// one: each time takes one such error off the socket.
-const RETRIES: usize = 2;
+use crate::net::sys::{Joined, Outgoing};
 
 /// How often the kernel may leave submissions in the queue before the shard gives up.
 const STALLS: usize = 10_000;
@@ -22,10 +18,7 @@ const _: () = assert!(SUBMISSIONS.is_power_of_two());
 impl Uring {
     /// Submits everything that is queued, waits, and takes all completions.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
-        if !self.run.is_empty() && self.ring.is_full() {
-            self.ring.enter(Wait::No)?;
-        }
-        self.end_run();
+        self.push_joined();
         self.ring.enter(wait)?;
         self.absorb();
         for stall in 0.. {
@@ -52,9 +45,9 @@ impl Uring {
         }
     }
 
-    /// Makes room for one submission.
+    /// Makes room for one submission, beside that of the datagrams that are to leave in one.
     pub(super) fn make_room(&mut self) {
-        if self.ring.is_full() || self.sent.len() == SUBMISSIONS {
+        if self.ring.room() < 2 || self.sent.len() == SUBMISSIONS {
             self.submit();
         }
     }
@@ -63,10 +56,10 @@ impl Uring {
     pub(super) fn queue(&mut self, send: Sent) {
         let place = self.sent.len();
         if !self.continues(&send) {
-            self.end_run();
-            self.run = place..place;
+            self.push_joined();
+            self.joined = place..place;
         }
-        self.run.end = place + 1;
+        self.joined.end = place + 1;
         let submission = self.submission;
         if let Socket::Relay(id) = send.socket
             && let Some(relay) = self.relay(id)
@@ -76,25 +69,26 @@ impl Uring {
         self.sent.push(send);
     }
 
-    /// Whether a datagram may leave in one with those of the run.
-    fn continues(&self, send: &Sent) -> bool {
-        let Some(first) = self.sent.get(self.run.start) else {
+    /// Whether a datagram may leave in one with the last ones.
+    fn continues(&mut self, send: &Sent) -> bool {
+        let waiting = &self.sent[self.joined.clone()];
+        let (Some(first), Some(last)) = (waiting.first(), waiting.last()) else {
             return false;
         };
-        self.segments
-            && !self.run.is_empty()
-            && self.run.len() < MOST_SEGMENTS
-            && first.bytes.len() == send.bytes.len()
-            && is_segment(send.bytes.len())
-            && first.socket == send.socket
-            && first.to == send.to
-            && first.from == send.from
+        let joined = Joined {
+            count: self.joined.len(),
+            first: first.bytes.len(),
+            last: last.bytes.len(),
+        };
+        (first.socket, first.to, first.from) == (send.socket, send.to, send.from)
+            && self.sender.segments.take(joined, send.bytes.len())
     }
 
-    /// Puts the run into the ring; there is room.
-    fn end_run(&mut self) {
-        let run = std::mem::take(&mut self.run);
-        let sent = &mut self.sent[run.clone()];
+    /// Puts those that leave in one into the ring; [`make_room`](Self::make_room) has left
+    /// room for them.
+    fn push_joined(&mut self) {
+        let joined = std::mem::take(&mut self.joined);
+        let sent = &mut self.sent[joined.clone()];
         let Some(first) = sent.first() else { return };
         let target = match first.socket {
             Socket::Listener(index) => {
@@ -103,7 +97,7 @@ impl Uring {
             Socket::Relay(id) => relay_target(&self.relays, id),
         };
         let Some(target) = target else { return };
-        let place = run.start;
+        let place = joined.start;
         let number = u64::from(self.submission) * SUBMISSIONS as u64 + place as u64;
         let token = SEND | number & !KIND & u64::from(u32::MAX);
         let datagrams = sent.iter().map(|send| send.bytes.clone());
@@ -112,9 +106,9 @@ impl Uring {
             from: first.from,
         };
         if !self.ring.send(target, datagrams, route, place, token) {
-            self.failures += run.len() as u64;
+            self.failures += joined.len() as u64;
         }
-        sent[0].run = run.len();
+        sent[0].joined = joined.len();
     }
 
     /// The kernel refused a send of the submission that was just made.
@@ -127,49 +121,43 @@ impl Uring {
             self.failures += 1;
             return;
         };
-        let (socket, run) = (send.socket, send.run);
+        let (socket, joined, len) = (send.socket, send.joined, send.bytes.len());
         // A full send buffer is no reason to try again at once.
         let full = matches!(-result, libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM);
-        if -result == libc::EIO && run > 1 {
-            // A network device that cannot do it; the others can do without.
-            self.segments = false;
-        }
-        for place in place..place + run {
-            if full || !self.send_again(place) {
-                self.failures += 1;
-            }
-        }
+        let apart = joined > 1 && self.sender.segments.refused(-result, len);
+        self.failures += match full {
+            true => joined as u64,
+            false => self.send_again(place..place + joined),
+        };
         if let Socket::Relay(id) = socket
             && !full
+            && !apart
         {
             self.note_error(id);
         }
     }
 
-    /// Sends a refused datagram again: an error that was queued on the socket stops the next
-    /// send, also one to another destination than the error's.
-    fn send_again(&mut self, place: usize) -> bool {
-        let send = &self.sent[place];
-        let target = match send.socket {
+    /// Sends refused datagrams again, and returns how many were lost: an error that was queued
+    /// on the socket stops the next send, also one to another destination than the error's.
+    fn send_again(&mut self, places: Range<usize>) -> u64 {
+        let sent = &self.sent[places];
+        let target = match sent[0].socket {
             Socket::Listener(index) => {
                 listener_target(&self.listeners, self.placed, index as usize)
             }
             Socket::Relay(id) => relay_target(&self.relays, id),
         };
-        let Some(target) = target else { return false };
-        let bytes = self.ring.bytes(send.bytes.clone());
-        (0..RETRIES).any(|_| match send.from {
-            None => sys::send_to(target.fd.as_fd(), bytes, &send.to).is_ok(),
-            Some(_) => {
-                let datagram = Outgoing {
-                    bytes,
-                    to: &send.to,
-                    from: send.from,
-                };
-                let mut batch = self.sender.batch(std::iter::once(datagram));
-                batch.send(target.fd, 0).is_ok()
-            }
-        })
+        let Some(target) = target else {
+            return sent.len() as u64;
+        };
+        let ring = &self.ring;
+        let datagrams = sent.iter().map(|send| Outgoing {
+            bytes: ring.bytes(send.bytes.clone()),
+            to: &send.to,
+            from: send.from,
+        });
+        let mut batch = self.sender.batch(datagrams);
+        send_all(batch.len(), |from| batch.send(target.fd, from))
     }
 
     /// Puts prefix and padding around a payload; returns where the datagram lies.

@@ -15,8 +15,8 @@ use super::stream::{Stream, Tls};
 pub(super) const BATCH: usize = 64;
 /// Asked for; the system may grant less.
 pub(super) const BUFFER: u32 = 8 << 20;
-/// Batches taken from one socket before the others have their turn.
-const TURNS: usize = 8;
+/// Packets taken from one socket before the others have their turn.
+pub(super) const TURN: usize = 8 * BATCH;
 /// Room for what a server sends: the payload and what is around it.
 const OVERHEAD: usize = 128;
 
@@ -161,13 +161,18 @@ impl Clients {
                 receiver,
                 ..
             } => {
-                for _ in 0..TURNS {
+                let mut taken = 0;
+                while taken < TURN {
                     let received = receiver.receive(&*socket).map_err(silent)?;
                     for index in 0..received {
                         let datagram = receiver.datagram(index);
                         let client = datagram.local.and_then(|ip| distance(*first, ip));
-                        if let Some(client) = client.filter(|client| client < count) {
-                            datagram.segments().for_each(|bytes| take(client, bytes));
+                        let client = client.filter(|client| client < count);
+                        for bytes in datagram.segments() {
+                            taken += 1;
+                            if let Some(client) = client {
+                                take(client, bytes);
+                            }
                         }
                     }
                     if received < receiver.capacity() {
@@ -179,11 +184,13 @@ impl Clients {
                 sockets, receiver, ..
             } => {
                 let socket = &sockets[token];
-                for _ in 0..TURNS {
+                let mut taken = 0;
+                while taken < TURN {
                     let received = receiver.receive(socket).map_err(silent)?;
                     for index in 0..received {
                         take(token, receiver.datagram(index).bytes);
                     }
+                    taken += received;
                     if received < receiver.capacity() {
                         break;
                     }

@@ -5,13 +5,12 @@ use std::net::{SocketAddr, UdpSocket};
 
 use turnserver::client::datagrams::{self, Flushed, Receiver, Sender};
 
-use super::clients::{BATCH, BUFFER, add};
+use super::clients::{BATCH, BUFFER, TURN, add};
 use super::options::Plan;
 use super::poll::Poll;
 
 /// Tokens of peers begin here.
 pub(super) const FIRST_TOKEN: usize = 1 << 32;
-const TURNS: usize = 8;
 
 /// One thread's peers. Allocation `i` talks to peer `i % count`.
 pub(super) struct Peers {
@@ -89,12 +88,16 @@ impl Peers {
     /// Gives each packet that is there for peer `index` to `take`, with its source.
     pub(super) fn receive(&mut self, index: usize, mut take: impl FnMut(SocketAddr, &[u8])) {
         let socket = &self.peers[index].socket;
-        for _ in 0..TURNS {
+        let mut taken = 0;
+        while taken < TURN {
             // An unconnected socket has no errors of its peers to tell.
             let received = self.receiver.receive(socket).unwrap_or(0);
             for datagram in (0..received).map(|index| self.receiver.datagram(index)) {
                 if let Some(source) = datagram.source {
-                    datagram.segments().for_each(|bytes| take(source, bytes));
+                    for bytes in datagram.segments() {
+                        taken += 1;
+                        take(source, bytes);
+                    }
                 }
             }
             if received < self.receiver.capacity() {
