@@ -106,6 +106,20 @@ async fn what_will_not_pass_ends_it_with_the_reason() {
     }
 }
 
+/// Crowds on a slow machine take their time.
+fn patient(device: Connector) -> Connector {
+    device.establish_timeout(Duration::from_secs(60))
+}
+
+/// A host of that key, registered.
+async fn host_for_many(world: &World, key: &str) -> Host {
+    let mut host = patient(world.device(key)).host();
+    in_time("it is registered", host.registered())
+        .await
+        .expect("it is taken");
+    host
+}
+
 /// Together they have more to say than a server takes from one connection at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_of_guests_is_let_in() {
@@ -114,11 +128,7 @@ async fn a_crowd_of_guests_is_let_in() {
 
     let world = World::new(By::Nothing);
     let key = fresh_key();
-    let patient = |device: Connector| device.establish_timeout(Duration::from_secs(60));
-    let mut host = patient(world.device(&key)).host();
-    in_time("it is registered", host.registered())
-        .await
-        .expect("it is taken");
+    let mut host = host_for_many(&world, &key).await;
     let accepting = async {
         for at in 0..GUESTS {
             let accepted = host.accept().await;
@@ -159,11 +169,7 @@ async fn who_finds_a_host_busy_is_told_so() {
 
     let world = World::new(By::Nothing);
     let key = fresh_key();
-    let patient = |device: Connector| device.establish_timeout(Duration::from_secs(60));
-    let mut host = patient(world.device(&key)).host();
-    in_time("it is registered", host.registered())
-        .await
-        .expect("it is taken");
+    let mut host = host_for_many(&world, &key).await;
     let coming: JoinSet<_> = (0..ROOM + MORE)
         .map(|_| meet(patient(world.device(&key))))
         .collect();
