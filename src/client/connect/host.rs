@@ -12,7 +12,7 @@ use super::establish::{establish, patience};
 use super::office::{News, Office, Pair};
 use super::{ConnectError, Options, Progress, PunchedConn};
 use crate::client::rendezvous::{Rendezvous, RendezvousError};
-use crate::pairing::{ClientMessage, ErrorCode, Join};
+use crate::pairing::{ClientMessage, ErrorCode, Join, SessionId};
 
 /// How many devices may be on their way in, or wait to be taken. Further ones are turned away.
 const MOST: usize = 64;
@@ -119,13 +119,11 @@ async fn receive(
 }
 
 /// Tells a device that it cannot come now, when those that are on their way in leave room for it.
-fn turn_away(pair: Box<Pair>) {
-    let leave = ClientMessage::Leave {
-        session: pair.session,
-        busy: true,
-    };
+fn turn_away(session: SessionId, outgoing: mpsc::Sender<ClientMessage>) {
+    let busy = true;
+    let leave = ClientMessage::Leave { session, busy };
     tokio::spawn(async move {
-        let _ = timeout(TURN_AWAY, pair.post.outgoing.send(leave)).await;
+        let _ = timeout(TURN_AWAY, outgoing.send(leave)).await;
     });
 }
 
@@ -180,7 +178,7 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
                             let (options, told) = (options.clone(), told.clone());
                             tokio::spawn(receive(options, *pair, place, told));
                         }
-                        Err(_) => turn_away(pair),
+                        Err(_) => turn_away(pair.session, pair.post.outgoing),
                     },
                 },
                 () = told.closed() => return,
@@ -223,5 +221,26 @@ const fn is_forever(error: &RendezvousError) -> bool {
             code: Some(code), ..
         } => is_final(*code),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_turned_away_is_told_also_when_others_are_before_it() {
+        let (outgoing, mut sent) = mpsc::channel(1);
+        let (first, second) = (SessionId([1; 16]), SessionId([2; 16]));
+        turn_away(first, outgoing.clone());
+        turn_away(second, outgoing);
+        for expected in [first, second] {
+            let told = sent.recv().await;
+            let said = matches!(
+                told,
+                Some(ClientMessage::Leave { session, busy: true }) if session == expected
+            );
+            assert!(said, "{told:?}");
+        }
     }
 }
