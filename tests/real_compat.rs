@@ -128,8 +128,16 @@ fn punch_tcp(pairing: &Pairing, listens: bool) -> TcpStream {
     let (won, winner) = mpsc::channel();
     let (local, peer) = (pairing.local, pairing.peer);
     if listens {
-        // The very first bind of the port that the signalling connection had.
-        let listener = bound(local).expect("not in use");
+        // The port of the signalling connection is free when its last segment is acknowledged and
+        // no other connection of this machine happens to leave from it.
+        let started = Instant::now();
+        let listener = loop {
+            match bound(local) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(started.elapsed() < LIMIT, "{local}: {error}"),
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
         listener.listen(1).expect("listening");
         let won = won.clone();
         thread::spawn(move || {

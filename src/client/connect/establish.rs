@@ -232,6 +232,8 @@ impl Establishing<'_> {
                     by_relay = &mut relayed => match by_relay {
                         Ok(inner) => inner,
                         Err(ConnectError::NotThePeer) => return Err(ConnectError::NotThePeer),
+                        // It does not dial either.
+                        Err(error) if self.session.state().borrow().peer_busy => return Err(error),
                         Err(error) => punch.await.map_err(|_| error)?,
                     },
                 }

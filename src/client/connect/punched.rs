@@ -337,29 +337,17 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn relayed(reason: &str) -> State {
-        let path = PathInfo {
-            path: PathKind::Relayed,
-            local: None,
-            remote: None,
-            rtt: None,
-            nat: None,
-            reason: reason.to_owned(),
-        };
-        State::new(path)
-    }
-
     /// It may change between asking for the changes and asking for the path.
     #[tokio::test(start_paused = true)]
     async fn no_path_is_told_twice() {
-        let (state, watched) = watch::channel(relayed("first"));
+        let (state, watched) = watch::channel(State::relayed("first"));
         let known = Box::new(state.borrow().path.clone());
         let mut changes = PathChanges(Changes::Watching(watched, known));
-        state.send_replace(relayed("second"));
+        state.send_replace(State::relayed("second"));
         assert_eq!(changes.current().reason, "second");
         let again = tokio::time::timeout(Duration::from_secs(1), changes.next()).await;
         assert!(again.is_err(), "{again:?}");
-        state.send_replace(relayed("third"));
+        state.send_replace(State::relayed("third"));
         let next = changes.next().await.expect("the session goes on");
         assert_eq!(next.reason, "third");
     }

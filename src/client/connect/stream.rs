@@ -137,7 +137,8 @@ impl Stream {
     /// direction too, or after 2 s more. What the peer still sends is lost.
     ///
     /// # Errors
-    /// When not everything that was written could be sent, or, but over TCP, has reached the peer.
+    /// When not everything that was written could be sent or, but over TCP, the connection broke
+    /// before the peer had it. A peer that has enough and takes no more is no error.
     pub async fn close(self) -> io::Result<()> {
         match self.inner {
             Inner::Tcp(tcp) => tcp.close().await,

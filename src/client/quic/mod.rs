@@ -28,6 +28,11 @@ pub(in crate::client) const PATIENCE: Duration = Duration::from_secs(15);
 /// peer is pinged often enough.
 const IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE: Duration = Duration::from_secs(8);
+/// What was lost of the handshake is sent again after three times the round trip, which the session
+/// has mostly measured; RFC 9002 section 6.2.2 assumes 333 ms where nobody has, and a second is
+/// long for who waits. Not below this, since the path may be a worse one by then.
+const LEAST_RTT: Duration = Duration::from_millis(10);
+const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 /// Streams that the peer may have open at a time.
 const MOST_STREAMS: u32 = 1024;
 /// What one stream, and all together, may have under way, in bytes.
@@ -74,7 +79,8 @@ impl fmt::Debug for Streams {
     }
 }
 
-fn transport() -> TransportConfig {
+/// `rtt`: the time to the peer and back, where it was measured.
+fn transport(rtt: Option<Duration>) -> TransportConfig {
     let mut config = TransportConfig::default();
     let longest = MAX_DATAGRAM as u16;
     config
@@ -82,6 +88,7 @@ fn transport() -> TransportConfig {
         .initial_mtu(longest)
         .min_mtu(longest)
         .mtu_discovery_config(None)
+        .initial_rtt(rtt.map_or(UNKNOWN_RTT, |rtt| rtt.max(LEAST_RTT)))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(
             IDLE.as_millis() as u32
         ))))
@@ -123,7 +130,8 @@ impl Streams {
         let binding = session.state().borrow().binding;
         let binding = binding.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
         let socket = Arc::new(PathSocket::new(session.clone(), datagrams));
-        let transport = Arc::new(transport());
+        let rtt = session.state().borrow().path.rtt;
+        let transport = Arc::new(transport(rtt));
         let server = match role {
             Role::Initiator => None,
             Role::Receiver => {

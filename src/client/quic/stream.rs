@@ -9,8 +9,10 @@ use std::task::{Context, Poll, ready};
 
 use quinn::{ApplicationClose, ConnectionError, RecvStream, SendStream, StoppedError, VarInt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 
 use super::{Link, OPENING};
+use crate::client::session::{Ended, State};
 
 type Delivered = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync>>;
 
@@ -39,8 +41,6 @@ pub struct QuicStream {
     ending: Ending,
     /// The byte that begins it is still to come.
     opening: bool,
-    /// Whether the peer's end was read.
-    read_all: bool,
     /// What the peer is told when nothing more is taken of it.
     parting: VarInt,
     link: Arc<Link>,
@@ -60,7 +60,6 @@ impl QuicStream {
             recv,
             ending: Ending::NotYet,
             opening: false,
-            read_all: false,
             parting: BROKEN_OFF,
             link,
         }
@@ -95,6 +94,7 @@ impl QuicStream {
     /// says why not.
     pub fn over(&self) -> Over {
         let stopped = self.send.stopped();
+        let state = self.link.session.state();
         Box::pin(async move {
             match stopped.await {
                 // It may be told of the stream before it is told of the connection.
@@ -103,7 +103,7 @@ impl QuicStream {
                     io::ErrorKind::BrokenPipe,
                     "the peer takes no more",
                 )),
-                Err(StoppedError::ConnectionLost(error)) if in_order(&error) => Ok(()),
+                Err(StoppedError::ConnectionLost(error)) if in_order(&error, &state) => Ok(()),
                 Err(error) => Err(error.into()),
             }
         })
@@ -114,7 +114,8 @@ impl QuicStream {
     /// sends is lost.
     ///
     /// # Errors
-    /// When not everything that was written has reached the peer.
+    /// When the connection broke before the peer had everything that was written. A peer that has
+    /// enough and takes no more is no error.
     pub async fn close(mut self) -> io::Result<()> {
         let ended = poll_fn(|cx| Pin::new(&mut self).poll_shutdown(cx)).await;
         let link = Arc::clone(&self.link);
@@ -147,11 +148,7 @@ impl AsyncRead for QuicStream {
         if self.opening {
             ready!(self.poll_opening(cx))?;
         }
-        let before = buffer.filled().len();
-        let wanted = buffer.remaining() > 0;
-        ready!(AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buffer))?;
-        self.read_all |= wanted && buffer.filled().len() == before;
-        Poll::Ready(Ok(()))
+        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buffer)
     }
 }
 
@@ -179,8 +176,11 @@ impl AsyncWrite for QuicStream {
             let failed = match ready!(delivered.as_mut().poll(cx)) {
                 // `Some`: the peer has enough.
                 Ok(_) => None,
-                // The peer closes only after it has read all that it wants, and we have its end.
-                Err(StoppedError::ConnectionLost(error)) if self.read_all && in_order(&error) => {
+                // Who closes in order has read all that it wants, and has made sure that its own
+                // end is here, whether or not that was read yet.
+                Err(StoppedError::ConnectionLost(error))
+                    if in_order(&error, &self.link.session.state()) =>
+                {
                     None
                 }
                 Err(error) => Some(io::Error::from(error).kind()),
@@ -194,13 +194,48 @@ impl AsyncWrite for QuicStream {
     }
 }
 
-/// Whether the connection was closed by intent.
-fn in_order(error: &ConnectionError) -> bool {
+/// Whether the connection was closed by intent. Where QUIC's word of that was lost, the session's
+/// own, which is repeated until it is confirmed, says so.
+fn in_order(error: &ConnectionError, session: &watch::Receiver<State>) -> bool {
     match error {
         ConnectionError::ApplicationClosed(ApplicationClose { error_code, .. }) => {
             *error_code == IN_ORDER
         }
         ConnectionError::LocallyClosed => true,
-        _ => false,
+        _ => session.borrow().ended == Some(Ended::ByPeer(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(code: u32) -> ConnectionError {
+        ConnectionError::ApplicationClosed(ApplicationClose {
+            error_code: VarInt::from_u32(code),
+            reason: Default::default(),
+        })
+    }
+
+    /// QUIC says once that it closes; the session goes on saying so.
+    #[test]
+    fn the_sessions_word_counts_where_quics_was_lost() {
+        let (tell, session) = watch::channel(State::relayed(""));
+        assert!(in_order(&closed(0), &session));
+        assert!(!in_order(&closed(1), &session));
+        let lost = ConnectionError::Reset;
+        assert!(!in_order(&lost, &session));
+        for (ended, expected) in [
+            (Ended::ByPeer(0), true),
+            (Ended::ByPeer(1), false),
+            (Ended::Silent, false),
+        ] {
+            tell.send_modify(|state| state.ended = Some(ended));
+            assert_eq!(in_order(&lost, &session), expected);
+            assert!(
+                !in_order(&closed(1), &session),
+                "QUIC's own word counts more"
+            );
+        }
     }
 }

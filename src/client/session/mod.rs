@@ -194,6 +194,19 @@ impl State {
             holds_port: false,
         }
     }
+
+    /// Through the relay, because of `reason`.
+    #[cfg(test)]
+    pub(crate) fn relayed(reason: &str) -> Self {
+        Self::new(PathInfo {
+            path: crate::pairing::PathKind::Relayed,
+            local: None,
+            remote: None,
+            rtt: None,
+            nat: None,
+            reason: reason.to_owned(),
+        })
+    }
 }
 
 enum Command {
