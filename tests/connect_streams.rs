@@ -112,6 +112,48 @@ async fn a_stream_knows_that_the_peer_takes_no_more() {
     }
 }
 
+/// Who closes has made sure that its end is here; that nobody has read so far changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_was_not_read_yet_is_no_loss() {
+    let world = World::new(By::Udp);
+    let (one, two) = world.pair(Protocol::Udp, |device| device).await;
+    let (one, two) = tokio::join!(one.into_stream(), two.into_stream());
+    let (mut one, mut two) = (one.expect("a stream"), two.expect("a stream"));
+    let sent: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+    one.write_all(&sent).await.expect("writable");
+    let over = two.over();
+    in_time("the peer has all", one.close())
+        .await
+        .expect("in order");
+    in_time("it is over", over).await.expect("in order");
+    let ended = in_time("the own end", two.shutdown()).await;
+    ended.expect("the peer has left in order");
+    let mut all = Vec::new();
+    in_time("all of it", two.read_to_end(&mut all))
+        .await
+        .expect("readable");
+    assert!(all == sent, "{} bytes", all.len());
+}
+
+/// QUIC says once how it closes, and the session, which is heard in any case, says the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_session_too_says_how_its_streams_were_left() {
+    let world = World::new(By::Udp);
+    for in_order in [true, false] {
+        let (one, two, _) = streams(&world).await;
+        match in_order {
+            true => one.close().await,
+            false => drop(one),
+        }
+        assert!(in_time("the end", two.recv()).await.is_none());
+        let kind = match in_order {
+            true => ErrorKind::BrokenPipe,
+            false => ErrorKind::ConnectionReset,
+        };
+        assert_eq!(two.why_ended().kind(), kind);
+    }
+}
+
 /// It is told of the stream alone, whether or not the connection ends too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_among_others_knows_how_the_peer_left_it() {

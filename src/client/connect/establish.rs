@@ -20,7 +20,8 @@ use crate::client::tcp::noise::NoiseStream;
 use crate::client::tcp::{self, Offer};
 use crate::pairing::{Outcome, PathKind, Protocol, Role, SessionId, SessionSecrets};
 
-/// How long a TCP connection may take; after that its bytes go through the relay.
+/// How long a TCP connection may take where nothing else is said; after that its bytes go through the
+/// relay.
 const TCP_WITHIN: Duration = Duration::from_secs(3);
 /// The receiver gives it a little more, for a choice that is on its way.
 const TCP_GRACE: Duration = Duration::from_millis(500);
@@ -252,10 +253,12 @@ impl Establishing<'_> {
         id: SessionId,
     ) -> Result<Inner, String> {
         let (sockets, secrets) = sockets.ok_or("only the relay is to be used")?;
-        let within = match self.role {
-            Role::Initiator => TCP_WITHIN,
-            Role::Receiver => TCP_WITHIN + TCP_GRACE,
-        };
+        let within = self.options.punch_timeout.unwrap_or(TCP_WITHIN);
+        let mut within = within.min(LONGEST);
+        let late = format!("no TCP connection within {} s", within.as_secs_f32());
+        if self.role == Role::Receiver {
+            within += TCP_GRACE;
+        }
         let punch = async {
             // The listeners are there; who dials already is kept waiting by the system.
             let secrets = secrets.await.map_err(|_| "the session has ended")?;
@@ -286,8 +289,7 @@ impl Establishing<'_> {
                 outer_port,
             })
         };
-        let late = Err("no TCP connection within 3 s".to_owned());
-        timeout(within, punch).await.unwrap_or(late)
+        timeout(within, punch).await.unwrap_or(Err(late))
     }
 
     /// Punches, and tells the peer of an outer port as soon as a router grants one.

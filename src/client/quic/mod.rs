@@ -30,8 +30,10 @@ const IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE: Duration = Duration::from_secs(8);
 /// What was lost of the handshake is sent again after three times the round trip, which the session
 /// has mostly measured; RFC 9002 section 6.2.2 assumes 333 ms where nobody has, and a second is
-/// long for who waits. Not below this, since the path may be a worse one by then.
+/// long for who waits. Not below the least, since the path may be a worse one by then, and not above
+/// the most, since one answer may have come late.
 const LEAST_RTT: Duration = Duration::from_millis(10);
+const MOST_RTT: Duration = Duration::from_secs(1);
 const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 /// Streams that the peer may have open at a time.
 const MOST_STREAMS: u32 = 1024;
@@ -62,8 +64,9 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         // Somebody may still wait for bytes that do not come: 1 tells that it was not in order.
-        // After `close` it changes nothing.
+        // After `close` it changes nothing. The session says the same, since this is said once.
         self.connection.close(VarInt::from_u32(1), b"dropped");
+        self.session.breaks_off();
     }
 }
 
@@ -88,7 +91,7 @@ fn transport(rtt: Option<Duration>) -> TransportConfig {
         .initial_mtu(longest)
         .min_mtu(longest)
         .mtu_discovery_config(None)
-        .initial_rtt(rtt.map_or(UNKNOWN_RTT, |rtt| rtt.max(LEAST_RTT)))
+        .initial_rtt(rtt.map_or(UNKNOWN_RTT, |rtt| rtt.clamp(LEAST_RTT, MOST_RTT)))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(
             IDLE.as_millis() as u32
         ))))

@@ -1,5 +1,6 @@
 //! One byte stream between the two.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -39,6 +40,8 @@ pub struct QuicStream {
     send: SendStream,
     recv: RecvStream,
     ending: Ending,
+    /// What came of the peer before the connection was closed, and was not read yet.
+    rest: VecDeque<u8>,
     /// The byte that begins it is still to come.
     opening: bool,
     /// What the peer is told when nothing more is taken of it.
@@ -59,6 +62,7 @@ impl QuicStream {
             send,
             recv,
             ending: Ending::NotYet,
+            rest: VecDeque::new(),
             opening: false,
             parting: BROKEN_OFF,
             link,
@@ -88,6 +92,31 @@ impl QuicStream {
             }
             _ => Err(io::ErrorKind::InvalidData.into()),
         })
+    }
+
+    fn poll_peer(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.opening {
+            ready!(self.poll_opening(cx))?;
+        }
+        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buffer)
+    }
+
+    /// Whether the peer has ended its direction of a connection that is closed: takes all that has
+    /// come, which the window bounds.
+    fn has_ended(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut bytes = [0; 4096];
+        loop {
+            let mut room = ReadBuf::new(&mut bytes);
+            match self.poll_peer(cx, &mut room) {
+                Poll::Ready(Ok(())) if room.filled().is_empty() => return true,
+                Poll::Ready(Ok(())) => self.rest.extend(room.filled()),
+                _ => return false,
+            }
+        }
     }
 
     /// Waits until the peer takes nothing more: it has closed the connection in order, or an error
@@ -145,10 +174,14 @@ impl AsyncRead for QuicStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.opening {
-            ready!(self.poll_opening(cx))?;
+        if self.rest.is_empty() {
+            return self.poll_peer(cx, buffer);
         }
-        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buffer)
+        let (next, _) = self.rest.as_slices();
+        let len = next.len().min(buffer.remaining());
+        buffer.put_slice(&next[..len]);
+        self.rest.drain(..len);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -166,28 +199,29 @@ impl AsyncWrite for QuicStream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if matches!(self.ending, Ending::NotYet) {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if matches!(this.ending, Ending::NotYet) {
             // An error says that the peer wants no more.
-            let _ = self.send.finish();
-            self.ending = Ending::Told(Box::pin(self.send.stopped()));
+            let _ = this.send.finish();
+            this.ending = Ending::Told(Box::pin(this.send.stopped()));
         }
-        if let Ending::Told(delivered) = &mut self.ending {
+        if let Ending::Told(delivered) = &mut this.ending {
             let failed = match ready!(delivered.as_mut().poll(cx)) {
                 // `Some`: the peer has enough.
                 Ok(_) => None,
-                // Who closes in order has read all that it wants, and has made sure that its own
-                // end is here, whether or not that was read yet.
+                // Who closes in order has read all that it wants, and its own end is here before,
+                // whether or not that was read yet.
                 Err(StoppedError::ConnectionLost(error))
-                    if in_order(&error, &self.link.session.state()) =>
+                    if in_order(&error, &this.link.session.state()) && this.has_ended(cx) =>
                 {
                     None
                 }
                 Err(error) => Some(io::Error::from(error).kind()),
             };
-            self.ending = Ending::Over(failed);
+            this.ending = Ending::Over(failed);
         }
-        Poll::Ready(match self.ending {
+        Poll::Ready(match this.ending {
             Ending::Over(Some(kind)) => Err(kind.into()),
             _ => Ok(()),
         })

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -90,7 +92,7 @@ pub(super) struct Driver {
 /// Opens what a session needs and starts its task.
 pub(super) fn start(
     setup: Setup,
-    commands: mpsc::Receiver<Command>,
+    orders: (mpsc::Receiver<Command>, Arc<AtomicU8>),
     to_user: mpsc::Sender<Vec<u8>>,
     to_streams: mpsc::Sender<Vec<u8>>,
 ) -> io::Result<watch::Receiver<State>> {
@@ -170,7 +172,7 @@ pub(super) fn start(
             ..Note::default()
         });
     }
-    tokio::spawn(driver.run(setup.stun, commands, arrived));
+    tokio::spawn(driver.run(setup.stun, orders, arrived));
     Ok(watched)
 }
 
@@ -192,7 +194,7 @@ impl Driver {
     async fn run(
         mut self,
         stun: Vec<crate::client::relay::Host>,
-        mut commands: mpsc::Receiver<Command>,
+        (mut commands, parting): (mpsc::Receiver<Command>, Arc<AtomicU8>),
         mut arrived: mpsc::Receiver<Packet>,
     ) {
         let mut hosts = stun_servers(&self.ice_servers);
@@ -244,7 +246,7 @@ impl Driver {
                     }
                     None => {
                         commanded = false;
-                        self.secure.close(now, 0);
+                        self.secure.close(now, parting.load(Relaxed));
                     }
                 },
                 event = self.relay.next(), if relayed => match event {

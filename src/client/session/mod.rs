@@ -27,6 +27,9 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+#[cfg(feature = "client")]
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
@@ -233,6 +236,8 @@ pub(crate) struct Session {
     commands: mpsc::Sender<Command>,
     state: watch::Receiver<State>,
     data: Arc<tokio::sync::Mutex<mpsc::Receiver<Vec<u8>>>>,
+    /// What the peer is told when the last one is dropped.
+    parting: Arc<AtomicU8>,
 }
 
 /// Makes the direct path of a session worse than it is, in both directions, to try out what then
@@ -289,11 +294,14 @@ impl Session {
         let (commands, ordered) = mpsc::channel(QUEUE);
         let (to_user, data) = mpsc::channel(QUEUE);
         let (to_streams, streams) = mpsc::channel(QUEUE);
-        let state = driver::start(setup, ordered, to_user, to_streams)?;
+        let parting = Arc::new(AtomicU8::new(0));
+        let orders = (ordered, Arc::clone(&parting));
+        let state = driver::start(setup, orders, to_user, to_streams)?;
         let session = Self {
             commands,
             state,
             data: Arc::new(tokio::sync::Mutex::new(data)),
+            parting,
         };
         Ok((session, streams))
     }
@@ -378,6 +386,12 @@ impl Session {
         let mut state = self.state.clone();
         let over = |state: &State| state.ended.is_some() && !state.holds_port;
         let _ = state.wait_for(over).await;
+    }
+
+    /// The peer is to be told that it was broken off, unless it is closed otherwise before.
+    #[cfg(feature = "client")]
+    pub(crate) fn breaks_off(&self) {
+        self.parting.store(1, Relaxed);
     }
 
     /// Why nothing more can be sent.
