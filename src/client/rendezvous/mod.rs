@@ -22,7 +22,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
@@ -44,6 +44,9 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 const SILENT_PINGS: u32 = 3;
 /// How long the last words may take.
 const CLOSING: Duration = Duration::from_secs(2);
+/// Where packets are lost, TCP waits longer each time. So when a connection is not ready after this
+/// time there is a second one, and the first that is ready is taken.
+const SECOND: Duration = Duration::from_secs(2);
 
 /// A byte stream, plain or under TLS.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -85,7 +88,18 @@ impl Rendezvous {
         server: &ServerUrl,
         options: &SocketOptions,
     ) -> Result<Self, RendezvousError> {
-        timeout(options.timeout, Self::connect_untimed(server, options))
+        let first = Self::connect_untimed(server, options);
+        let second = async {
+            sleep(SECOND).await;
+            Self::connect_untimed(server, options).await
+        };
+        let connected = async {
+            tokio::select! {
+                connected = first => connected,
+                connected = second => connected,
+            }
+        };
+        timeout(options.timeout, connected)
             .await
             .unwrap_or(Err(RendezvousError::TimedOut))
     }

@@ -232,6 +232,19 @@ async fn a_server_that_never_answers_is_given_up_in_time() {
     assert!(matches!(error, Err(RendezvousError::TimedOut)), "{error:?}");
 }
 
+/// As one whose packets are lost is.
+#[tokio::test]
+async fn beside_a_connection_that_is_silent_a_second_one_is_made() {
+    let (listener, url) = listener().await;
+    let accepting = async {
+        let (_silent, _) = listener.accept().await.expect("the first one");
+        let (stream, at) = listener.accept().await.expect("the second one");
+        (welcome(stream).await, at)
+    };
+    let (client, (_server, at)) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), accepting);
+    assert_eq!(client.expect("connected").local_addr(), at);
+}
+
 #[tokio::test]
 async fn nobody_there_and_other_families_are_told_apart() {
     let (listener, url) = listener().await;
