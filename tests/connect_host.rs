@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use connect_support::{By, World, fresh_key, in_time, meet};
+use connect_support::{By, PATIENCE, World, fresh_key, in_time, meet};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, accept_async};
 use turnserver::client::connect::{ConnectError, Connector, Host, Progress};
-use turnserver::pairing::{AccessKey, ErrorCode, Nonce, ServerMessage};
+use turnserver::pairing::{AccessKey, ErrorCode, Nonce, Protocol, ServerMessage};
 
 fn host(listener: &TcpListener, progress: mpsc::UnboundedSender<Progress>) -> Host {
     let server = listener.local_addr().expect("bound").to_string();
@@ -106,14 +106,16 @@ async fn what_will_not_pass_ends_it_with_the_reason() {
     }
 }
 
-/// Crowds on a slow machine take their time.
+/// Gives up later than a test waits. Crowds on a slow machine take their time, and who is turned
+/// away has to be told: no time of its own tells it.
 fn patient(device: Connector) -> Connector {
-    device.establish_timeout(Duration::from_secs(60))
+    const LATE: Duration = PATIENCE.saturating_mul(10);
+    device.establish_timeout(LATE).punch_timeout(LATE)
 }
 
 /// A host of that key, registered.
-async fn host_for_many(world: &World, key: &str) -> Host {
-    let mut host = patient(world.device(key)).host();
+async fn host_for_many(world: &World, key: &str, protocol: Protocol) -> Host {
+    let mut host = patient(world.device(key)).protocol(protocol).host();
     in_time("it is registered", host.registered())
         .await
         .expect("it is taken");
@@ -128,7 +130,7 @@ async fn a_crowd_of_guests_is_let_in() {
 
     let world = World::new(By::Nothing);
     let key = fresh_key();
-    let mut host = host_for_many(&world, &key).await;
+    let mut host = host_for_many(&world, &key, Protocol::Udp).await;
     let accepting = async {
         for at in 0..GUESTS {
             let accepted = host.accept().await;
@@ -161,15 +163,24 @@ async fn a_crowd_of_guests_is_let_in() {
     in_time("all are there", async { tokio::join!(accepting, coming) }).await;
 }
 
-/// One that takes nobody has room for 64; of a crowd, the others are told that this is the reason.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_finds_a_host_busy_is_told_so() {
+async fn who_finds_a_udp_host_busy_is_told_so() {
+    who_finds_a_host_busy_is_told_so(Protocol::Udp).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_a_tcp_host_busy_is_told_so() {
+    who_finds_a_host_busy_is_told_so(Protocol::Tcp).await;
+}
+
+/// One that takes nobody has room for 64; of a crowd, the others are told that this is the reason.
+async fn who_finds_a_host_busy_is_told_so(protocol: Protocol) {
     const ROOM: usize = 64;
     const MORE: usize = 16;
 
     let world = World::new(By::Nothing);
     let key = fresh_key();
-    let mut host = host_for_many(&world, &key).await;
+    let mut host = host_for_many(&world, &key, protocol).await;
     let coming: JoinSet<_> = (0..ROOM + MORE)
         .map(|_| meet(patient(world.device(&key))))
         .collect();
