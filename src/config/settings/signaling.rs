@@ -10,7 +10,8 @@ use super::Certificate;
 pub struct Signaling {
     /// Where it listens, by TCP. Default: port 8080 of all addresses.
     pub addresses: Vec<SocketAddr>,
-    /// With it, HTTPS and secure WebSockets are spoken, and nothing in clear. Default: none.
+    /// With it, HTTPS and secure WebSockets are spoken, and nothing in clear but what
+    /// [`Signaling::stunturn`] needs. Default: none.
     pub certificate: Option<Certificate>,
     /// The longest wait of an initiator: 1 to 3600 s, default 30 s.
     pub max_wait: Duration,
@@ -35,7 +36,8 @@ pub struct Signaling {
     /// Bytes a second of one allocation of a pair, each direction by itself; 0: as for others.
     /// Default 12500000 (100 Mbit/s).
     pub bandwidth_per_allocation: u64,
-    /// Clients of stunturn are served on the same port numbers, by TCP and UDP. Default false.
+    /// Clients of stunturn are served on the same port numbers, by TCP and UDP, in clear. Default
+    /// false.
     pub stunturn: bool,
     /// Where clients of Fractal are served, by TCP and UDP. Default: nowhere.
     pub fractal: Vec<SocketAddrV4>,
