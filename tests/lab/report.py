@@ -15,6 +15,8 @@ BARS = {
     "P12": "every attempt connects; with a loss of 25 %: 95 of 100",
 }
 
+NOT_MEASURED = "not measured"
+
 # What a session whose path moves is measured by, and the bars P07 and P08, in seconds.
 MOVES = {
     "gap while direct came": 0.05,
@@ -192,7 +194,7 @@ def bars(found, misses, loss, delay):
             continue
         if name == "P06":
             times, worst = first_bytes(found)
-            reached = f"{'yes' if worst <= 0.1 else '**no**'}: {times}"
+            reached = f"{'yes' if worst <= 0.1 else '**no**'}: {times}" if times else NOT_MEASURED
         else:
             of = [
                 (pair, protocol)
@@ -205,7 +207,7 @@ def bars(found, misses, loss, delay):
                 reached = f"**{reached}**; {'; '.join(cells_missed)}"
         text.append(f"| {name} | {what} | {reached} |")
     if loss:
-        text.append(f"| | the first byte after pairing | {first_bytes(found)[0]} |")
+        text.append(f"| | the first byte after pairing | {first_bytes(found)[0] or NOT_MEASURED} |")
     rest = [f"{'x'.join(m[0])} {m[1]}: {m[3]}" for m in misses if not m[2]]
     if rest:
         text += ["", f"Without a bar, but not connected: {'; '.join(rest)}"]
