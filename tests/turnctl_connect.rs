@@ -3,11 +3,14 @@
 
 mod support;
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::Value;
 use support::Server;
 use support::turnctl::{PATIENCE, Turnctl, command, now, pairing, start};
@@ -98,6 +101,88 @@ fn words_instead_of_json_and_still_only_the_peers_bytes_on_standard_output() {
         lines.iter().any(|line| line.contains("connected ")),
         "{lines:?}"
     );
+}
+
+/// A terminal with a `turnctl` on it.
+struct Terminal {
+    turnctl: Turnctl,
+    keyboard: File,
+    shown: Receiver<Vec<u8>>,
+    screen: Vec<u8>,
+}
+
+impl Terminal {
+    fn start(arguments: &[&str]) -> Self {
+        // Not the one that would send signals to this test.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let keyboard = openpt(flags).expect("a pseudo terminal");
+        unlockpt(&keyboard).expect("unlocked");
+        let line = ioctl_tiocgptpeer(&keyboard, flags).expect("its other end");
+        let mut command = command(arguments);
+        command
+            .arg("--json")
+            .stdin(line.try_clone().expect("cloned"))
+            .stdout(line);
+        let turnctl = Turnctl::spawn(&mut command);
+        let keyboard = File::from(keyboard);
+        let mut screen = keyboard.try_clone().expect("cloned");
+        let (sender, shown) = channel();
+        thread::spawn(move || {
+            let mut bytes = [0; 1000];
+            // When nobody has the other end any more, it is an error.
+            while let Ok(len @ 1..) = screen.read(&mut bytes) {
+                let _ = sender.send(bytes[..len].to_vec());
+            }
+        });
+        Self {
+            turnctl,
+            keyboard,
+            shown,
+            screen: Vec::new(),
+        }
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).expect("typed");
+    }
+
+    /// Waits until it shows this line.
+    fn shows(&mut self, line: &str) {
+        let line = format!("{line}\r\n");
+        while !String::from_utf8_lossy(&self.screen).contains(&line) {
+            let more = self.shown.recv_timeout(PATIENCE);
+            self.screen.extend(more.expect("it is shown"));
+        }
+    }
+}
+
+#[test]
+fn two_terminals_exchange_what_is_typed_until_ctrl_d() {
+    const CTRL_D: &str = "\x04";
+
+    let server = start();
+    let at = pairing(&server);
+    for protocol in ["udp", "tcp"] {
+        let mut first = Terminal::start(&["connect", &at, protocol, protocol]);
+        first.turnctl.event("waiting");
+        let mut second = Terminal::start(&["connect", &at, protocol]);
+        for side in [&mut first, &mut second] {
+            side.turnctl.event("chat");
+        }
+        first.types("are you there?\n");
+        second.shows("are you there?");
+        second.types("I am\n");
+        first.shows("I am");
+        first.types(CTRL_D);
+        // Who has said all still hears the other.
+        second.types("then goodbye\n");
+        first.shows("then goodbye");
+        second.types(CTRL_D);
+        for side in [&mut first, &mut second] {
+            side.turnctl.event("ended");
+            assert_eq!(side.turnctl.exit_code(), 0, "{protocol}");
+        }
+    }
 }
 
 /// Joins as somebody whom a lying server lets in, who has not the key that the two talk by: what it
