@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use connect_support::{By, World, content, in_time};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use turnserver::client::connect::{Connector, PunchedConn};
+use tokio::sync::mpsc;
+use turnserver::client::connect::{Connector, Progress, PunchedConn};
 use turnserver::pairing::{PathKind, Protocol};
 
 /// Both write at the same time, each ends its direction, and both read it all.
@@ -78,6 +79,28 @@ async fn through_the_relay_where_no_connection_can_be_made() {
     let two = tokio::spawn(exchange(two, 2000, 1000));
     one.await.expect("no panic");
     two.await.expect("no panic");
+}
+
+/// However long it wants to punch.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_initiator_does_not_punch_for_one_that_has_left() {
+    const LONG: Duration = Duration::from_secs(600);
+    let world = World::new(By::Udp);
+    let key = connect_support::fresh_key();
+    let one = world.device(&key).protocol(Protocol::Tcp);
+    let one = one.punch_timeout(LONG).establish_timeout(LONG);
+    let (progress, mut told) = mpsc::unbounded_channel();
+    let two = world.device(&key).relay_only(true).progress(progress);
+    let leaves = async {
+        let paired = async { while !matches!(told.recv().await, Some(Progress::Paired { .. })) {} };
+        tokio::select! {
+            connected = connect_support::meet(two) => panic!("{connected:?}"),
+            () = paired => {}
+        }
+    };
+    let (connected, ()) = tokio::join!(in_time("the end", one.connect()), leaves);
+    let error = connected.expect_err("nobody is there").to_string();
+    assert!(error.contains("the peer has left"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

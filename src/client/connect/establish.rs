@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 #[cfg(feature = "client")]
 use tokio::time::timeout_at;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::error::ConnectError;
 use super::liveness::keep_alive;
@@ -208,7 +208,7 @@ impl Establishing<'_> {
         tokio::pin!(punch);
         let inner = match role {
             // The initiator alone decides, and the receiver sees what it decided.
-            Role::Initiator => match punch.await {
+            Role::Initiator => match self.unless_left(punch).await {
                 Ok(inner) => inner,
                 Err(reason) if raw => return Err(self.no_tcp(reason)),
                 Err(reason) => {
@@ -244,6 +244,26 @@ impl Establishing<'_> {
             self.session.outcome(Outcome::Direct).await;
         }
         Ok(PunchedConn::new(Protocol::Tcp, role, raw, inner))
+    }
+
+    /// What becomes of punching; it has failed, too, when the peer has left and does not turn up.
+    async fn unless_left<T>(
+        &self,
+        punch: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let mut state = self.session.state();
+        let left = async {
+            let left = state.wait_for(|state| state.peer_left).await.is_ok();
+            match left {
+                true => sleep(LEFT).await,
+                // The session's end is none of a connection that may still come.
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            punched = punch => punched,
+            () = left => Err("the peer has left".to_owned()),
+        }
     }
 
     async fn punch_tcp(

@@ -63,7 +63,7 @@ async fn connect(options: &Options) -> Result<(), Failure> {
     if std::io::stdin().is_terminal() {
         events.tell(
             &json!({"event": "chat"}),
-            "what you type goes to the other device line by line; Ctrl-D ends it",
+            "what you type goes to the other device line by line; Ctrl-D ends your side",
         );
     }
     let done = pipe::run(stream, &mut Input::open(), Output::Closes).await;
