@@ -11,6 +11,7 @@ pub mod noise;
 pub mod port_mapping;
 #[cfg(feature = "client")]
 pub mod probe;
+mod prompt;
 pub mod punch;
 #[cfg(feature = "client")]
 pub mod quic;

@@ -100,8 +100,10 @@ pub(super) async fn serve(
 /// Finds out what a client speaks, and leaves it to whoever speaks that. It has to ask to join
 /// until `deadline`.
 async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, visit: Arc<Visit>, deadline: Mono) {
-    // Answers are written whole.
+    // Answers are written whole, and what is lost of them comes again soon.
     let _ = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(&stream).set_tcp_thin_linear_timeouts(true);
     let mut first = [0];
     let Ok(Ok(1)) = timeout(FIRST_BYTE, stream.peek(&mut first)).await else {
         return;

@@ -116,8 +116,10 @@ level = "warn"
 joins_per_minute = 0
 """
 
-# Packets that are lost in a row, on average, when loss comes in bursts.
+# Packets that are lost in a row, on average, when loss comes in bursts; and how long a burst lasts
+# at most, also where nothing is sent: links fade for a while, they do not wait for packets.
 BURST = 5
+BURST_MS = 500
 
 # Each packet is lost with the same chance, whatever was lost before.
 LOSS = """
@@ -131,7 +133,7 @@ add rule inet loss through numgen random mod {most} < {begin} drop
 # its place in it, so it is a large one.)
 BURSTS = """
 add table inet loss
-add set inet loss bad {{ type ifname; flags dynamic; size 65535; }}
+add set inet loss bad {{ type ifname; flags dynamic,timeout; timeout {longest}ms; size 65535; }}
 add chain inet loss through {{ type filter hook forward priority filter; }}
 add rule inet loss through iifname @bad numgen random mod {most} < {end} delete @bad {{ iifname }} accept
 add rule inet loss through iifname @bad drop
@@ -325,7 +327,8 @@ class Lab:
             return LOSS.format(most=most, begin=int(share * most))
         # A burst, then packets that pass until the next one: of all of them `share` are lost.
         begin = share / (1 - share) / BURST
-        return BURSTS.format(most=most, begin=int(begin * most), end=int(most / BURST))
+        ends = {"end": int(most / BURST), "longest": BURST_MS}
+        return BURSTS.format(most=most, begin=int(begin * most), **ends)
 
     def uplink(self, side, device, router, near, net):
         """A host's way into the net: the NATs between it and its router. Returns what the host has

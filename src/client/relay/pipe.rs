@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::net::{TcpSocket, UdpSocket};
 
 use super::servers::Transport;
+use crate::client::prompt::prompt;
 use crate::wire::{MAX_FRAME, StreamFramer};
 
 /// How much waits for a slow stream at most, in bytes. What does not fit is dropped, as on a
@@ -78,7 +79,7 @@ impl Pipe {
         };
         socket.bind(from)?;
         let stream = socket.connect(server).await?;
-        stream.set_nodelay(true)?;
+        prompt(&stream)?;
         let local = stream.local_addr()?;
         let stream: Box<dyn Stream> = match transport {
             #[cfg(feature = "client")]

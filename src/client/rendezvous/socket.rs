@@ -8,6 +8,7 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::Instant;
 
 use super::{RendezvousError, ServerUrl, eyeballs};
+use crate::client::prompt::prompt;
 
 /// How connections are made.
 #[derive(Clone, Debug)]
@@ -74,8 +75,7 @@ pub(super) async fn connect(
         let ip = options.bind.unwrap_or_else(|| unspecified(address));
         let dialled = Instant::now();
         let stream = shared_tcp_socket((ip, 0).into())?.connect(address).await?;
-        // Messages are small and each is waited for.
-        stream.set_nodelay(true)?;
+        prompt(&stream)?;
         Ok((stream, dialled.elapsed()))
     };
     let first = eyeballs::first(addresses, dial).await;

@@ -237,6 +237,10 @@ pub(crate) struct Session {
     state: watch::Receiver<State>,
     data: Arc<tokio::sync::Mutex<mpsc::Receiver<Vec<u8>>>>,
     /// What the peer is told when the last one is dropped.
+    #[cfg_attr(
+        not(feature = "client"),
+        expect(dead_code, reason = "only byte streams break off")
+    )]
     parting: Arc<AtomicU8>,
 }
 

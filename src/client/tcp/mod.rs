@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::client::prompt::prompt;
 use crate::pairing::Role;
 use schedule::{Dial, Schedule};
 pub use sockets::Sockets;
@@ -335,7 +336,7 @@ async fn prove(mut stream: TcpStream, verifier: &Verifier) -> Result<Proven, Not
     getrandom::fill(&mut nonce).map_err(|_| NotThePeer)?;
     let own = Verifier::hello(nonce);
     let exchange = async {
-        stream.set_nodelay(true)?;
+        prompt(&stream)?;
         stream.write_all(&own).await?;
         let began = Instant::now();
         let mut other = [0; HELLO];
