@@ -5,11 +5,14 @@ use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
+use tokio::time::sleep;
 
 use crate::client::noise::Kind;
 use crate::client::session::{Session, StreamDatagrams};
@@ -29,9 +32,15 @@ const OWN: SocketAddr = SocketAddr::V6(SocketAddrV6::new(
     0,
 ));
 
+/// So many datagrams, which a handshake has, go out again after this time: QUIC takes what comes twice
+/// once, and waits long, and twice as long each time, for what does not come at all.
+const TWICE: u32 = 12;
+const AGAIN: Duration = Duration::from_millis(25);
+
 pub(super) struct PathSocket {
     session: Session,
     arrived: Mutex<StreamDatagrams>,
+    sent: AtomicU32,
 }
 
 impl PathSocket {
@@ -39,7 +48,14 @@ impl PathSocket {
         Self {
             session,
             arrived: Mutex::new(arrived),
+            sent: AtomicU32::new(0),
         }
+    }
+
+    /// Whether this datagram is one of the first.
+    fn is_early(&self) -> bool {
+        let count = |sent: u32| (sent < TWICE).then_some(sent + 1);
+        self.sent.fetch_update(Relaxed, Relaxed, count).is_ok()
     }
 }
 
@@ -58,8 +74,18 @@ impl AsyncUdpSocket for PathSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.session
-            .try_send(Kind::Stream, transmit.contents.to_vec())
+        let datagram = transmit.contents.to_vec();
+        let again = self.is_early().then(|| datagram.clone());
+        self.session.try_send(Kind::Stream, datagram)?;
+        if let Some(datagram) = again {
+            let session = self.session.clone();
+            tokio::spawn(async move {
+                sleep(AGAIN).await;
+                // It has been sent once.
+                let _ = session.try_send(Kind::Stream, datagram);
+            });
+        }
+        Ok(())
     }
 
     fn poll_recv(
