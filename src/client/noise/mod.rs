@@ -58,8 +58,10 @@ const TAG: usize = 16;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Three pings and their answers were lost.
 const DEAD: Duration = Duration::from_secs(35);
-/// How often closing is told until it is confirmed.
-const CLOSES: u32 = 4;
+/// How often closing is told until it is confirmed, and how soon again: who is not told finds out half
+/// a minute later.
+const CLOSES: u32 = 8;
+const CLOSE_AGAIN: Duration = Duration::from_millis(250);
 
 /// What follows the numbers of [`Kind`].
 const PING: u8 = 3;
@@ -423,7 +425,7 @@ impl Secure {
             State::Ready => {
                 self.state = State::Closing {
                     code,
-                    repeat: Repeat::new(now),
+                    repeat: Repeat::every(CLOSE_AGAIN, now),
                     left: CLOSES,
                 };
             }

@@ -324,6 +324,20 @@ fn sizes_are_as_documented() {
 }
 
 #[test]
+fn closing_is_told_after_a_second_in_which_nothing_came_through() {
+    let mut world = World::new(["k", "k"], Harm::default(), 1);
+    assert!(world.run(60_000, World::both_ready));
+    world.sides[0].close(world.now, 0);
+    for _ in 0..1000 {
+        world.now += Duration::from_millis(1);
+        world.sides[0].handle_timeout(world.now);
+        while world.sides[0].poll_transmit().is_some() {}
+    }
+    assert!(world.run(5_000, |world| world.events[1].contains(&Event::Closed(0))));
+    assert!(world.run(5_000, |world| world.events[0].contains(&Event::Left)));
+}
+
+#[test]
 fn both_may_close_at_once() {
     let mut world = World::new(["k", "k"], Harm::default(), 1);
     assert!(world.run(1_000, World::both_ready));

@@ -72,6 +72,7 @@ pub(super) enum Said {
 pub(super) struct Repeat {
     pub(super) at: Instant,
     wait: Duration,
+    longest: Duration,
 }
 
 impl Repeat {
@@ -79,6 +80,16 @@ impl Repeat {
         Self {
             at: now,
             wait: FASTEST,
+            longest: SLOWEST,
+        }
+    }
+
+    /// Now, and again after the same time.
+    pub(super) const fn every(wait: Duration, now: Instant) -> Self {
+        Self {
+            at: now,
+            wait,
+            longest: wait,
         }
     }
 
@@ -87,7 +98,7 @@ impl Repeat {
         let due = self.at <= now;
         if due {
             self.at = now + self.wait;
-            self.wait = (self.wait * 2).min(SLOWEST);
+            self.wait = (self.wait * 2).min(self.longest);
         }
         due
     }
