@@ -135,10 +135,17 @@ async fn an_end_that_was_not_read_yet_is_no_loss() {
     assert!(all == sent, "{} bytes", all.len());
 }
 
-/// QUIC says once how it closes, and the session, which is heard in any case, says the same.
+/// QUIC says once how it closes, and the session, which is heard in any case, says the same. Nothing
+/// then goes on beside who holds what has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_session_too_says_how_its_streams_were_left() {
     let world = World::new(By::Udp);
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let mut usual = None;
     for in_order in [true, false] {
         let (one, two, _) = streams(&world).await;
         match in_order {
@@ -151,6 +158,16 @@ async fn the_session_too_says_how_its_streams_were_left() {
             false => ErrorKind::ConnectionReset,
         };
         assert_eq!(two.why_ended().kind(), kind);
+        timeout(Duration::from_secs(1), std::future::pending::<()>())
+            .await
+            .expect_err("never");
+        let usual = *usual.get_or_insert_with(tasks);
+        let end = async {
+            while tasks() > usual {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        in_time("the end of what served it", end).await;
     }
 }
 

@@ -23,6 +23,8 @@ use crate::pairing::{Outcome, PathKind, Protocol, Role, SessionId, SessionSecret
 /// How long a TCP connection may take where nothing else is said; after that its bytes go through the
 /// relay.
 const TCP_WITHIN: Duration = Duration::from_secs(3);
+/// What that takes.
+const RELAY_WITHIN: Duration = Duration::from_secs(5);
 /// The receiver gives it a little more, for a choice that is on its way.
 const TCP_GRACE: Duration = Duration::from_millis(500);
 /// However long a user wants to wait: what is longer could not be added to a time.
@@ -204,11 +206,11 @@ impl Establishing<'_> {
     ) -> Result<PunchedConn, ConnectError> {
         let role = self.role;
         let raw = self.options.raw;
-        let punch = self.punch_tcp(sockets, offered, id);
+        let punch = self.unless_left(self.punch_tcp(sockets, offered, id));
         tokio::pin!(punch);
         let inner = match role {
             // The initiator alone decides, and the receiver sees what it decided.
-            Role::Initiator => match self.unless_left(punch).await {
+            Role::Initiator => match punch.await {
                 Ok(inner) => inner,
                 Err(reason) if raw => return Err(self.no_tcp(reason)),
                 Err(reason) => {
@@ -253,7 +255,10 @@ impl Establishing<'_> {
     ) -> Result<T, String> {
         let mut state = self.session.state();
         let left = async {
-            let left = state.wait_for(|state| state.peer_left).await.is_ok();
+            let left = state
+                .wait_for(|state| state.peer_left && !state.ready)
+                .await
+                .is_ok();
             match left {
                 true => sleep(LEFT).await,
                 // The session's end is none of a connection that may still come.
@@ -274,7 +279,13 @@ impl Establishing<'_> {
     ) -> Result<Inner, String> {
         let (sockets, secrets) = sockets.ok_or("only the relay is to be used")?;
         let within = self.options.punch_timeout.unwrap_or(TCP_WITHIN);
-        let mut within = within.min(LONGEST);
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let most = match self.options.raw {
+            true => left,
+            // The relay needs some of it.
+            false => left.saturating_sub(RELAY_WITHIN).max(left / 2),
+        };
+        let mut within = within.min(most);
         let late = format!("no TCP connection within {} s", within.as_secs_f32());
         if self.role == Role::Receiver {
             within += TCP_GRACE;

@@ -177,7 +177,8 @@ impl Connector {
 
     /// How long one attempt at a direct path lasts, at most a day. Default: 10 s for udp. Of a tcp
     /// session there is one attempt, and when it has failed the bytes go through the relay: 3 s, or
-    /// what the side says that says less; the relay needs some of [`Connector::establish_timeout`].
+    /// what the side says that says less, and so that some of [`Connector::establish_timeout`] is
+    /// left for the relay.
     pub const fn punch_timeout(mut self, timeout: Duration) -> Self {
         self.0.punch_timeout = Some(timeout);
         self

@@ -51,7 +51,7 @@ pub(super) enum Inner {
 /// session is one byte stream ([`PunchedConn::into_stream`]), whose path stays as it is.
 ///
 /// Dropping it closes the connection, tells the peer so, and ends every task and socket within
-/// 2 s; [`PunchedConn::close`] waits for that.
+/// 5 s; [`PunchedConn::close`] waits for that.
 pub struct PunchedConn {
     protocol: Protocol,
     role: Role,

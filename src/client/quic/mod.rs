@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig,
-    VarInt,
+    Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt,
 };
 use tokio::time::timeout;
 
@@ -65,8 +65,10 @@ impl Drop for Link {
     fn drop(&mut self) {
         // Somebody may still wait for bytes that do not come: 1 tells that it was not in order.
         // After `close` it changes nothing. The session says the same, since this is said once.
-        self.connection.close(VarInt::from_u32(1), b"dropped");
-        self.session.breaks_off();
+        if self.connection.close_reason() != Some(ConnectionError::LocallyClosed) {
+            self.connection.close(VarInt::from_u32(1), b"dropped");
+            self.session.breaks_off();
+        }
     }
 }
 

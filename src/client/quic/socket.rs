@@ -76,7 +76,12 @@ impl AsyncUdpSocket for PathSocket {
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let datagram = transmit.contents.to_vec();
         let again = self.is_early().then(|| datagram.clone());
-        self.session.try_send(Kind::Stream, datagram)?;
+        match self.session.try_send(Kind::Stream, datagram) {
+            Err(full) if full.kind() == io::ErrorKind::WouldBlock => return Err(full),
+            // After the session's end it is a lost datagram; the end is told where datagrams come
+            // from, since an error here leaves those hanging who read.
+            _ => {}
+        }
         if let Some(datagram) = again {
             let session = self.session.clone();
             tokio::spawn(async move {
@@ -104,7 +109,9 @@ impl AsyncUdpSocket for PathSocket {
             let datagram = match arrived.poll_recv(cx) {
                 Poll::Ready(Some(datagram)) => datagram,
                 Poll::Ready(None) if count == 0 => {
-                    return Poll::Ready(Err(self.session.ended_error()));
+                    // QUIC takes a ConnectionReset for an ICMP message, and would ask on for ever.
+                    let why = self.session.ended_error();
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, why)));
                 }
                 Poll::Pending if count == 0 => return Poll::Pending,
                 _ => break,
@@ -151,8 +158,9 @@ impl UdpPoller for Poller {
         let waiting = self
             .waiting
             .get_or_insert_with(|| Box::pin(async move { session.writable().await }));
-        let result = ready!(waiting.as_mut().poll(cx));
+        // An error is the session's end, see `try_send`.
+        let _ = ready!(waiting.as_mut().poll(cx));
         self.waiting = None;
-        Poll::Ready(result)
+        Poll::Ready(Ok(()))
     }
 }

@@ -88,15 +88,24 @@ impl Rendezvous {
         server: &ServerUrl,
         options: &SocketOptions,
     ) -> Result<Self, RendezvousError> {
+        let began = Instant::now();
         let first = Self::connect_untimed(server, options);
         let second = async {
             sleep(SECOND).await;
             Self::connect_untimed(server, options).await
         };
         let connected = async {
+            tokio::pin!(first, second);
+            // What becomes of one is no answer as long as the other may still be ready.
             tokio::select! {
-                connected = first => connected,
-                connected = second => connected,
+                connected = &mut first => match connected {
+                    Err(error) if began.elapsed() >= SECOND => second.await.map_err(|_| error),
+                    connected => connected,
+                },
+                connected = &mut second => match connected {
+                    Ok(connected) => Ok(connected),
+                    Err(_) => first.await,
+                },
             }
         };
         timeout(options.timeout, connected)

@@ -245,6 +245,19 @@ async fn beside_a_connection_that_is_silent_a_second_one_is_made() {
     assert_eq!(client.expect("connected").local_addr(), at);
 }
 
+/// The server may have room for one only.
+#[tokio::test]
+async fn a_second_connection_that_is_refused_ends_nothing() {
+    let (listener, url) = listener().await;
+    let accepting = async {
+        let (first, at) = listener.accept().await.expect("the first one");
+        drop(listener.accept().await.expect("the second one"));
+        (welcome(first).await, at)
+    };
+    let (client, (_server, at)) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), accepting);
+    assert_eq!(client.expect("connected").local_addr(), at);
+}
+
 #[tokio::test]
 async fn nobody_there_and_other_families_are_told_apart() {
     let (listener, url) = listener().await;

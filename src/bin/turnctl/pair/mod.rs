@@ -33,7 +33,7 @@ use events::Events;
 use stop::Stop;
 
 /// How long what was left may take to say so, after a command has ended by itself.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What the two want between them, or which kind of local port is forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
