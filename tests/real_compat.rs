@@ -64,7 +64,13 @@ fn signal(
     protocol: &str,
     address: &str,
 ) -> Result<Pairing, String> {
-    let mut stream = TcpStream::connect(server).expect("connected");
+    // From a port that is this connection's alone. One that the system chooses while connecting may
+    // be in use by another one, also by one that has ended a minute ago, and is then not to be had.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    socket.bind(&any.into()).expect("a port");
+    socket.connect(&server.into()).expect("connected");
+    let mut stream = TcpStream::from(socket);
     let local = stream.local_addr().expect("an address");
     let hello = format!(
         "{{\"uuid\":\"{key}\",\"target_ip\":\"{target_ip}\",\"protocol\":\"{protocol}\",\
@@ -128,8 +134,7 @@ fn punch_tcp(pairing: &Pairing, listens: bool) -> TcpStream {
     let (won, winner) = mpsc::channel();
     let (local, peer) = (pairing.local, pairing.peer);
     if listens {
-        // The port of the signalling connection is free when its last segment is acknowledged and
-        // no other connection of this machine happens to leave from it.
+        // The port of the signalling connection is free when its last segment is acknowledged.
         let started = Instant::now();
         let listener = loop {
             match bound(local) {
