@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use signal_support::{Socket, connect, connect_from, initiator, pair, post, receiver, reply, with};
 use support::namespace::inside;
 use support::tools::{need, run};
-use support::{Config, Server};
+use support::{Config, Ports, Server};
 use turnserver::client::probe::{self, Transport};
 use turnserver::pairing::AccessKey;
 use turnserver::signal::{self, ServeError};
@@ -133,17 +133,16 @@ fn by_ipv6_as_by_ipv4() {
 
 #[test]
 fn a_program_that_embeds_it_gets_errors_and_its_address_back() {
-    let taken = TcpListener::bind("127.0.0.1:0").expect("an address");
-    let address = taken.local_addr().expect("an address");
+    // Ports that no connection is given while they are free.
+    let ports = Ports::claim();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports.signaling()));
+    let taken = TcpListener::bind(address).expect("an address");
     let Err(ServeError::Listen(named, error)) = signal::serve(address) else {
         panic!("the address is taken");
     };
     assert_eq!((named, error.kind()), (address, io::ErrorKind::AddrInUse));
     // One that is free beside one that is not: neither stays open.
-    let free = {
-        let free = TcpListener::bind("127.0.0.1:0").expect("an address");
-        free.local_addr().expect("an address")
-    };
+    let free = SocketAddr::from((Ipv4Addr::LOCALHOST, ports.peer()));
     assert!(signal::serve(signal::Config::new([free, address])).is_err());
     drop(TcpListener::bind(free).expect("it was given back"));
     drop(taken);
