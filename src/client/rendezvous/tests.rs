@@ -232,30 +232,29 @@ async fn a_server_that_never_answers_is_given_up_in_time() {
     assert!(matches!(error, Err(RendezvousError::TimedOut)), "{error:?}");
 }
 
-/// As one whose packets are lost is.
+/// The first one may be silent, as one whose packets are lost is, and the server may have room for
+/// one only.
 #[tokio::test]
-async fn beside_a_connection_that_is_silent_a_second_one_is_made() {
-    let (listener, url) = listener().await;
-    let accepting = async {
-        let (_silent, _) = listener.accept().await.expect("the first one");
-        let (stream, at) = listener.accept().await.expect("the second one");
-        (welcome(stream).await, at)
-    };
-    let (client, (_server, at)) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), accepting);
-    assert_eq!(client.expect("connected").local_addr(), at);
-}
-
-/// The server may have room for one only.
-#[tokio::test]
-async fn a_second_connection_that_is_refused_ends_nothing() {
-    let (listener, url) = listener().await;
-    let accepting = async {
-        let (first, at) = listener.accept().await.expect("the first one");
-        drop(listener.accept().await.expect("the second one"));
-        (welcome(first).await, at)
-    };
-    let (client, (_server, at)) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), accepting);
-    assert_eq!(client.expect("connected").local_addr(), at);
+async fn of_a_slow_connection_and_a_second_one_that_is_taken_which_is_ready() {
+    for second_is_ready in [true, false] {
+        let (listener, url) = listener().await;
+        let accepting = async {
+            let first = listener.accept().await.expect("the first one");
+            let second = listener.accept().await.expect("the second one");
+            let (ready, other) = match second_is_ready {
+                true => (second, Some(first)),
+                false => {
+                    // Refused, before the first one is ready.
+                    drop(second);
+                    (first, None)
+                }
+            };
+            (welcome(ready.0).await, ready.1, other)
+        };
+        let (client, (_server, at, _silent)) =
+            tokio::join!(Rendezvous::connect(&url, &OPTIONS), accepting);
+        assert_eq!(client.expect("connected").local_addr(), at);
+    }
 }
 
 #[tokio::test]
