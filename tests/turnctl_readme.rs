@@ -61,13 +61,17 @@ impl Device<'_> {
         shell
     }
 
-    /// The line as it stands there, in this test's world.
+    /// The line as it stands there, in this test's world. Whole words, once each: an address put in
+    /// may begin like one that is looked for.
     fn line(&self, line: &str) -> String {
-        let mut line = line.replace(BUILT, "turnctl ");
-        for server in SERVERS {
-            line = line.replace(server, self.server);
-        }
-        line.replace(SERVED, self.served).replace(FORWARDED, "0")
+        let line = line.replace(BUILT, "turnctl ");
+        let words = line.split(' ').map(|word| match word {
+            word if SERVERS.contains(&word) => self.server,
+            SERVED => self.served,
+            FORWARDED => "0",
+            word => word,
+        });
+        words.collect::<Vec<_>>().join(" ")
     }
 
     /// Runs it, with events that can be read. Behind a comment `--json` would be lost.
