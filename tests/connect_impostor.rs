@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use connect_support::by_hand::ByHand;
 use connect_support::{By, World, fresh_key, in_time};
 use support::random::Random;
 use tokio::net::UdpSocket;
@@ -18,105 +19,41 @@ use turnserver::client::connect::{ConnectError, Connector, Progress};
 use turnserver::client::noise::{Kind, Secure};
 use turnserver::client::punch::{Agent, Candidate, CandidateKind, Config, Description, Via};
 use turnserver::client::relay::{Relay, RelayEvent};
-use turnserver::client::rendezvous::{Rendezvous, SocketOptions};
-use turnserver::pairing::{
-    AccessKey, Blobs, ClientMessage, IceServer, Join, Opened, Protocol, Role, Salt, ServerMessage,
-    SessionId,
-};
+use turnserver::pairing::{AccessKey, Blobs, Opened, Protocol, Role, Salt};
 
 /// How long the honest side looks for its peer.
 const HONEST: Duration = Duration::from_secs(6);
 
-struct Impostor {
-    rendezvous: Rendezvous,
-    role: Role,
-    session: SessionId,
-    ice_servers: Vec<IceServer>,
-}
-
-impl Impostor {
-    /// Meets the honest side, in the role that this one leaves.
-    async fn meet(world: &World, key: &str, role: Role) -> Self {
-        let server = world.address.to_string().parse().expect("a server");
-        // What it is let in by is not used for anything else.
-        let key = AccessKey::new(key).expect("a key");
-        let join = Join {
-            protocol: (role == Role::Initiator).then_some(Protocol::Udp),
-            ..Join::new(role)
-        };
-        loop {
-            let options = SocketOptions::default();
-            let connected = Rendezvous::connect(&server, &options).await;
-            let mut rendezvous = connected.expect("a server");
-            rendezvous.join(&key, join.clone()).await.expect("sent");
-            loop {
-                match rendezvous.next().await.expect("open") {
-                    ServerMessage::Paired {
-                        session,
-                        ice_servers,
-                        ..
-                    } => {
-                        return Self {
-                            rendezvous,
-                            role,
-                            session,
-                            ice_servers,
-                        };
-                    }
-                    ServerMessage::Error { .. } => break,
-                    _ => {}
-                }
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn say(&mut self, blob: String) {
-        let session = self.session;
-        let signal = ClientMessage::Signal { session, blob };
-        self.rendezvous.send(&signal).await.expect("sent");
-    }
-
-    /// The next blob of the honest side.
-    async fn hear(&mut self) -> String {
-        loop {
-            match self.rendezvous.next().await.expect("open") {
-                ServerMessage::Signal { blob, .. } => return blob,
-                ServerMessage::PeerLeft { .. } => panic!("it left without a word"),
-                _ => {}
-            }
-        }
-    }
-
-    /// Everything that it can make: a check, handshakes and sealed datagrams under a guessed key,
-    /// and others at random.
-    fn guesses(&self, to: SocketAddr, check: [u8; 32]) -> Vec<Vec<u8>> {
-        let now = Instant::now().into_std();
-        let guess = AccessKey::new("a guess").expect("a key").psk(&self.session);
-        let mut agent = Agent::new(Config::new(self.role, check), [1; 32]);
-        let own = Candidate::new(CandidateKind::Host, (Ipv4Addr::LOCALHOST, 9).into());
-        agent.add_local(own, Via::Socket(0), now);
-        let description = Description {
-            candidates: vec![Candidate::new(CandidateKind::Host, to)],
-            ..Description::default()
-        };
-        agent.add_remote(&description, now);
-        agent.handle_timeout(now);
-        let check = agent.poll_transmit().expect("a check").bytes;
-        let [mut one, mut two] = [Role::Initiator, Role::Receiver]
-            .map(|role| Secure::new(&guess, self.session, role, now));
-        let mut plain = Vec::new();
-        let first = one.poll_transmit().expect("the first message");
-        two.handle(now, &first, &mut plain);
-        let second = two.poll_transmit().expect("the second message");
-        one.handle(now, &second, &mut plain);
-        let mut sealed = Vec::new();
-        one.seal(now, Kind::Data, b"guess", &mut sealed)
-            .expect("open");
-        let mut random = Random(7);
-        let noise = [10, 11, 12].map(|kind| [&[kind][..], &random.bytes(48)].concat());
-        [vec![check, first, second, sealed], noise.to_vec()].concat()
-    }
+/// Everything that it can make: a check, handshakes and sealed datagrams under a guessed key,
+/// and others at random.
+fn guesses(impostor: &ByHand, to: SocketAddr, check: [u8; 32]) -> Vec<Vec<u8>> {
+    let now = Instant::now().into_std();
+    let guess = AccessKey::new("a guess")
+        .expect("a key")
+        .psk(&impostor.session);
+    let mut agent = Agent::new(Config::new(impostor.role, check), [1; 32]);
+    let own = Candidate::new(CandidateKind::Host, (Ipv4Addr::LOCALHOST, 9).into());
+    agent.add_local(own, Via::Socket(0), now);
+    let description = Description {
+        candidates: vec![Candidate::new(CandidateKind::Host, to)],
+        ..Description::default()
+    };
+    agent.add_remote(&description, now);
+    agent.handle_timeout(now);
+    let check = agent.poll_transmit().expect("a check").bytes;
+    let [mut one, mut two] = [Role::Initiator, Role::Receiver]
+        .map(|role| Secure::new(&guess, impostor.session, role, now));
+    let mut plain = Vec::new();
+    let first = one.poll_transmit().expect("the first message");
+    two.handle(now, &first, &mut plain);
+    let second = two.poll_transmit().expect("the second message");
+    one.handle(now, &second, &mut plain);
+    let mut sealed = Vec::new();
+    one.seal(now, Kind::Data, b"guess", &mut sealed)
+        .expect("open");
+    let mut random = Random(7);
+    let noise = [10, 11, 12].map(|kind| [&[kind][..], &random.bytes(48)].concat());
+    [vec![check, first, second, sealed], noise.to_vec()].concat()
 }
 
 /// Every port of IPv4 on which this process takes datagrams.
@@ -160,7 +97,7 @@ async fn guesses_reach_nothing_and_get_no_answer() {
             Role::Initiator => Role::Receiver,
             Role::Receiver => Role::Initiator,
         };
-        let mut impostor = in_time("it is paired", Impostor::meet(&world, &key, theirs)).await;
+        let mut impostor = in_time("it is paired", ByHand::meet(&world, &key, theirs)).await;
         let end = Instant::now() + HONEST;
         // Its salt is as good as any other; what follows from it, with the key, is not known.
         let guess = AccessKey::new("a guess").expect("a key");
@@ -186,7 +123,7 @@ async fn guesses_reach_nothing_and_get_no_answer() {
         relay.reach(relayed);
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
         let own = socket.local_addr().expect("bound");
-        let guesses = impostor.guesses(relayed, secrets.check);
+        let guesses = guesses(&impostor, relayed, secrets.check);
         let mut heard = [0; 2048];
         let mut way = false;
         let mut asked = HashSet::new();
@@ -259,7 +196,7 @@ async fn what_it_says_gives_it_away() {
                 Role::Initiator => Role::Receiver,
                 Role::Receiver => Role::Initiator,
             };
-            let mut impostor = in_time("it is paired", Impostor::meet(&world, &key, theirs)).await;
+            let mut impostor = in_time("it is paired", ByHand::meet(&world, &key, theirs)).await;
             for blob in &says {
                 impostor.say(blob.clone()).await;
             }
@@ -284,7 +221,7 @@ async fn a_host_does_not_wait_long_for_one_who_shows_nothing() {
         let mut host = world.device(&key).protocol(protocol).host();
         let registered = in_time("it is registered", host.registered()).await;
         registered.expect("it is taken");
-        let meeting = Impostor::meet(&world, &key, Role::Receiver);
+        let meeting = ByHand::meet(&world, &key, Role::Receiver);
         let mut impostor = in_time("it is paired", meeting).await;
         if says_salt {
             impostor.say(Salt([9; 16]).to_string()).await;

@@ -6,6 +6,7 @@
     reason = "every test crate compiles this module and uses its own part of it"
 )]
 
+pub mod by_hand;
 pub mod hops;
 pub mod minting;
 pub mod rebinding;

@@ -53,3 +53,56 @@ fn a_peer_without_a_nat_is_seen_too() {
         assert_eq!(reason(told), Reason::Unanswered, "{told:?}");
     }
 }
+
+/// What an agent with an IPv4 address tells within some time, when the peer tells this at first.
+fn told_idle(peer: &Description, within: Duration) -> (Agent, Vec<Event>) {
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    let start = Instant::now();
+    let mut agent = Agent::new(Config::new(Role::Initiator, SECRET), [1; 32]);
+    let own = "192.0.2.1:1000".parse().expect("an address");
+    agent.add_local(
+        Candidate::new(CandidateKind::Host, own),
+        Via::Socket(0),
+        start,
+    );
+    agent.add_remote(peer, start);
+    while let Some(at) = agent.poll_timeout().filter(|at| *at <= start + within) {
+        agent.handle_timeout(at);
+    }
+    assert!(agent.poll_transmit().is_none(), "there is nowhere to");
+    let told = std::iter::from_fn(|| agent.poll_event()).collect();
+    (agent, told)
+}
+
+#[test]
+fn without_anything_to_check_it_is_given_up_once() {
+    let theirs = "[2001:db8::1]:2000".parse().expect("an address");
+    let mut peer = Description {
+        candidates: vec![Candidate::new(CandidateKind::Host, theirs)],
+        ..Description::default()
+    };
+    let millisecond = Duration::from_millis(1);
+    let attempt = Duration::from_secs(10);
+    let (_, told) = told_idle(&peer, attempt - millisecond);
+    assert_eq!(told, [], "another address may come");
+    let (mut agent, told) = told_idle(&peer, 10 * attempt);
+    assert_eq!(told, [Event::GaveUp(Reason::NothingInCommon)]);
+    assert_eq!(agent.poll_timeout(), None);
+
+    // It is never too late.
+    let theirs = "198.51.100.1:2000".parse().expect("an address");
+    peer.candidates = vec![Candidate::new(CandidateKind::Host, theirs)];
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    let later = Instant::now() + 20 * attempt;
+    agent.add_remote(&peer, later);
+    agent.handle_timeout(later);
+    assert_eq!(agent.poll_transmit().expect("a check").to, theirs);
+
+    // Nor waited for when the peer says that none will come.
+    let end = Description {
+        end: true,
+        ..Description::default()
+    };
+    let (_, told) = told_idle(&end, Duration::ZERO);
+    assert_eq!(told, [Event::GaveUp(Reason::NothingTold)]);
+}

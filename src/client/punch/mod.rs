@@ -38,7 +38,7 @@
 //! |---|---|
 //! | `candidates` | up to 32 objects of `kind` (`"host"`, `"server_reflexive"`, `"peer_reflexive"`, `"mapped"`, `"predicted"`, `"relayed"`) and `address` (`"192.0.2.1:4000"`, `"[2001:db8::1]:4000"`) |
 //! | `nat` | an object: `mapping` is `"independent"`, `"random"` or `{"sequential": {"delta": 1, "next": 4002}}` with the step (-64 to 64, not 0) and the port that the next destination will see; `filtering`, where known, is `"independent"`, `"address"` or `"address_and_port"` |
-//! | `end` | `true`: no more candidates will come |
+//! | `end` | `true`: no more candidates will come, but a `relayed` one may |
 //! | `round` | the number of the sender's attempt, from 1; one higher than the receiver's own asks it to begin an attempt with that number |
 //! | `opened` | up to 32 addresses of the receiver to which the sender has sent in this attempt |
 //! | `sockets` | from how many sockets it has sent to them, when from more than one: the time to probe random ports |
@@ -143,6 +143,8 @@ pub struct Agent {
     remotes: VecDeque<Candidate>,
     /// Whether a server or a router has told the peer an address, also one that is its own.
     seen_there: bool,
+    /// When the peer first told something.
+    told_at: Option<Instant>,
     local_nat: Option<NatHint>,
     remote_nat: Option<NatHint>,
     pairs: Pairs,
@@ -199,6 +201,7 @@ impl Agent {
             bases: Vec::new(),
             remotes: VecDeque::new(),
             seen_there: false,
+            told_at: None,
             local_nat: None,
             remote_nat: None,
             pairs: Pairs::default(),
@@ -278,6 +281,7 @@ impl Agent {
     /// What the peer told. Anything may come, any number of times; at most 32 addresses are kept,
     /// the latest ones.
     pub fn add_remote(&mut self, description: &Description, now: Instant) {
+        self.told_at.get_or_insert(now);
         self.peer_is_at(description.round, now);
         if let Some(nat) = description.nat {
             self.remote_nat = Some(nat);
@@ -287,9 +291,8 @@ impl Agent {
         }
         self.activate(now);
         self.plan_again(now);
-        if description.end && matches!(self.phase, Phase::Idle) {
-            self.events
-                .push_back(Event::GaveUp(Reason::NothingInCommon));
+        if description.end {
+            self.give_up_idle();
         }
         // For an agent that had nothing to check before.
         self.peer_is_at(description.round, now);

@@ -34,7 +34,8 @@ const BACKUPS: usize = 2;
 /// What the agent is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Phase {
-    /// There is nothing to check yet.
+    /// There is nothing to check yet. As long as an attempt may last after the peer's first word,
+    /// it counts as a failed one.
     Idle,
     /// An attempt.
     Punching { started: Instant, ends: Instant },
@@ -70,6 +71,7 @@ impl Agent {
     /// peer to do so too. A path that is in use stays so while it answers.
     pub fn restart(&mut self, now: Instant) {
         self.failed = 0;
+        self.told_at = self.told_at.map(|_| now);
         self.close_sockets(Via::Relay);
         self.hard.forget();
         if !matches!(self.phase, Phase::Idle) {
@@ -317,8 +319,28 @@ impl Agent {
         self.events.push_back(Event::GaveUp(reason));
     }
 
+    /// There was nothing to check. It begins as soon as there is.
+    pub(super) fn give_up_idle(&mut self) {
+        if matches!(self.phase, Phase::Idle) && self.failed == 0 {
+            self.failed = 1;
+            self.events.push_back(Event::GaveUp(self.reason()));
+        }
+    }
+
+    /// Until when there may be nothing to check.
+    fn idle_until(&self) -> Option<Instant> {
+        let told_at = self.told_at.filter(|_| self.failed == 0)?;
+        Some(told_at + self.config.timeout)
+    }
+
     /// Why the attempt failed.
     fn reason(&self) -> Reason {
+        if matches!(self.phase, Phase::Idle) {
+            return match self.remotes.is_empty() {
+                true => Reason::NothingTold,
+                false => Reason::NothingInCommon,
+            };
+        }
         if !self.locals.iter().any(Candidate::was_seen) {
             return Reason::NothingSeenHere;
         }
@@ -362,7 +384,7 @@ impl Agent {
     /// When to call [`Agent::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let phase = match self.phase {
-            Phase::Idle => None,
+            Phase::Idle => self.idle_until(),
             Phase::Punching { ends, .. } => Some(self.ends_at(ends)),
             Phase::Waiting { until } => Some(until),
             Phase::Settled { improve_at } => Some(improve_at),
@@ -377,6 +399,9 @@ impl Agent {
         self.hard_timeout(now);
         self.select_timeout(now);
         match self.phase {
+            Phase::Idle if self.idle_until().is_some_and(|until| now >= until) => {
+                self.give_up_idle();
+            }
             Phase::Punching { ends, .. } if now >= self.ends_at(ends) => self.give_up(now),
             Phase::Waiting { until } if now >= until => self.next_round(now),
             Phase::Settled { improve_at } if now >= improve_at => {

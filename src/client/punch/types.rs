@@ -121,6 +121,8 @@ pub enum Reason {
     Silent,
     /// The driver removed the socket.
     SocketGone,
+    /// The peer has told no address that makes sense.
+    NothingTold,
     /// There is no address of the peer that an own socket can send to.
     NothingInCommon,
     /// No server saw an own address, and the own addresses did not do: UDP is blocked here.
@@ -140,6 +142,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::Silent => "the direct path went silent",
             Self::SocketGone => "the socket of the direct path is gone",
+            Self::NothingTold => "the peer tells no address to try: it may want the relay only",
             Self::NothingInCommon => "the two have no kind of address in common",
             Self::NothingSeenHere => "UDP seems to be blocked here: no server saw an address",
             Self::NothingSeenThere => {

@@ -171,6 +171,13 @@ pub(super) fn start(
             tcp: offer,
             ..Note::default()
         });
+    } else if !setup.direct {
+        // The peer need not wait for an address to try.
+        let description = punch::Description {
+            end: true,
+            ..punch::Description::default()
+        };
+        driver.tell(description.into());
     }
     tokio::spawn(driver.run(setup.stun, orders, arrived));
     Ok(watched)
