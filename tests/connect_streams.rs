@@ -50,7 +50,12 @@ async fn no_stream_is_lost_when_the_waiting_is_broken_off() {
             let soon = timeout(Duration::from_micros(200), two.accept()).await;
             if let Ok(accepted) = soon {
                 let mut stream = accepted.expect("a stream");
-                reading.spawn(async move { stream.read_u32().await.expect("its number") });
+                reading.spawn(async move {
+                    let number = stream.read_u32().await.expect("its number");
+                    let mut rest = Vec::new();
+                    stream.read_to_end(&mut rest).await.expect("the rest");
+                    number
+                });
             }
         }
     };
@@ -74,6 +79,12 @@ async fn a_stream_that_is_dropped_breaks_off_and_the_others_go_on() {
     drop(dropped);
     let end = in_time("the end", dropped_there.read(&mut half)).await;
     assert_eq!(end.expect_err("no end").kind(), ErrorKind::ConnectionReset);
+    // Also the reader's side: what was written is not read.
+    let mut unread = one.open().await.expect("a stream");
+    unread.write_all(b"never read").await.expect("writable");
+    drop(two.accept().await.expect("a stream"));
+    let ended = in_time("it is known", unread.shutdown()).await;
+    assert_eq!(ended.expect_err("no end").kind(), ErrorKind::BrokenPipe);
     kept.write_all(b"whole").await.expect("writable");
     let mut all = Vec::new();
     let (ended, read) = tokio::join!(kept.shutdown(), kept_there.read_to_end(&mut all));

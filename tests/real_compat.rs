@@ -28,7 +28,7 @@ fn server() -> Server {
 fn with_limits(limits: &str) -> Server {
     Server::with_ports(|ports| Config {
         signaling: Some(format!(
-            "stunturn = true\nfractal = \"127.0.0.1:{}\"",
+            "stunturn = true\nfractal = \"127.0.0.1:{0}\"\nfractal_first = \"127.0.0.2:{0}\"",
             ports.peer()
         )),
         tls: false,
@@ -273,7 +273,7 @@ fn texts_to_one_address_are_bounded() {
 }
 
 #[test]
-fn fractals_clients_meet_and_every_request_is_logged() {
+fn fractals_clients_meet_and_their_requests_are_logged() {
     let server = server();
     let at = SocketAddr::from((Ipv4Addr::LOCALHOST, server.ports.peer()));
     let udp = || {
@@ -316,6 +316,66 @@ fn fractals_clients_meet_and_every_request_is_logged() {
     for socket in [&host, &client] {
         assert_eq!(socket.recv(&mut [0; 8]).expect("a datagram"), 0);
     }
+}
+
+/// The fields of the latest line with this message.
+fn logged(server: &Server, message: &str) -> Value {
+    server.wait_for_log(message);
+    let log = server.log();
+    let lines = log
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"));
+    let mut told = lines.filter(|line: &Value| line["message"] == message);
+    told.next_back().expect("a line")
+}
+
+#[test]
+fn requests_by_tcp_are_logged_too() {
+    let server = server();
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, server.ports.peer()));
+    let connect = || TcpStream::connect(at).expect("connected");
+    let (mut host, mut client) = (connect(), connect());
+    let address = |stream: &TcpStream| stream.local_addr().expect("an address").to_string();
+    host.write_all(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x7e, 0x08])
+        .expect("sent");
+    let posted = logged(&server, "fractal: posted");
+    assert_eq!(posted["host"], address(&host), "{posted}");
+    assert_eq!(posted["service"], 0x7e08);
+    client
+        .write_all(&[0, 0, 0, 0, 127, 0, 0, 1, 0, 0, 0x7e, 0x08])
+        .expect("sent");
+    client.read_exact(&mut [0; 8]).expect("a reply");
+    let asked = logged(&server, "fractal: asked");
+    assert_eq!(asked["client"], address(&client), "{asked}");
+    assert_eq!(
+        (&asked["host"], &asked["found"]),
+        (&"127.0.0.1".into(), &true.into())
+    );
+}
+
+#[test]
+fn requests_of_the_first_generation_are_logged_too() {
+    let server = server();
+    let at = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), server.ports.peer()));
+    let udp = || UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let (machine, client) = (udp(), udp());
+    let address = |socket: &UdpSocket| socket.local_addr().expect("an address").to_string();
+    let message = "fractal: first generation";
+    machine.send_to(b"S", at).expect("sent");
+    let offered = logged(&server, message);
+    assert_eq!(offered["from"], address(&machine), "{offered}");
+    assert_eq!(offered["met"], false);
+    client.send_to(b"127.0.0.1C", at).expect("sent");
+    client.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    client.recv(&mut [0; 8]).expect("a reply");
+    let started = Instant::now();
+    let mut asked = logged(&server, message);
+    while asked == offered && started.elapsed() < LIMIT {
+        thread::sleep(Duration::from_millis(10));
+        asked = logged(&server, message);
+    }
+    assert_eq!(asked["from"], address(&client), "{asked}");
+    assert_eq!(asked["met"], true);
 }
 
 /// Senders of datagrams can be forged, so that a limit for each of them bounds no log.

@@ -9,6 +9,13 @@ use std::thread;
 use std::time::Duration;
 
 use support::turnctl::{PATIENCE, Turnctl, pairing, service, start};
+use turnserver::client::connect::Connector;
+use turnserver::pairing::AccessKey;
+
+fn left_in_order(host: &mut Turnctl) {
+    let left = host.event("device_left");
+    assert!(left["message"].is_null(), "{left}");
+}
 
 #[test]
 fn a_host_stays_and_talks_to_one_after_the_other() {
@@ -22,7 +29,7 @@ fn a_host_stays_and_talks_to_one_after_the_other() {
         guest.write(name.as_bytes());
         guest.end_input();
         assert_eq!(guest.exit_code(), 0, "{name}");
-        host.event("device_left");
+        left_in_order(&mut host);
     }
     let mut heard = [0; 6];
     let output = host.output.as_mut().expect("open");
@@ -139,7 +146,7 @@ fn connect_reaches_the_served_port_as_netcat_would() {
     for (number, guest) in guests.iter_mut().enumerate() {
         assert_eq!(guest.rest(), format!("HELLO {number}").as_bytes());
         assert_eq!(guest.exit_code(), 0);
-        host.event("device_left");
+        left_in_order(&mut host);
     }
     // What serves only speaks: the guest hears it with nothing to say.
     let mut guest = Turnctl::start(&["connect", &at, "k"]);
@@ -170,7 +177,24 @@ fn connect_reaches_a_served_udp_port_too() {
     }
     guest.end_input();
     assert_eq!((guest.rest(), guest.exit_code()), (Vec::new(), 0));
-    host.event("device_left");
+    left_in_order(&mut host);
+}
+
+/// A program that ends without a word, as when it panics.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_says_why_a_device_is_gone() {
+    let server = start();
+    let at = pairing(&server);
+    for (protocol, key) in [("tcp", "one"), ("udp", "two")] {
+        let mut host = Turnctl::serve(&at, key, protocol, shouting_service());
+        let key = AccessKey::new(key).expect("a key");
+        let device = Connector::new(at.parse().expect("a server"), key);
+        let conn = device.connect().await.expect("connected");
+        drop(conn.into_streams().await.expect("streams"));
+        let left = host.event("device_left");
+        let why = left["message"].as_str();
+        assert!(why.is_some_and(|why| why.contains("broke")), "{left}");
+    }
 }
 
 #[test]
@@ -254,7 +278,7 @@ fn a_forwarded_port_survives_a_restart_of_the_host() {
     support::signal(forward.child.id(), "TERM");
     assert_eq!(forward.exit_code(), 143, "it ended in order");
     assert!(TcpStream::connect(local).is_err());
-    host.event("device_left");
+    left_in_order(&mut host);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use quinn::{
 use tokio::time::timeout;
 
 use crate::client::noise::MAX_DATAGRAM;
-use crate::client::session::{Session, StreamDatagrams};
+use crate::client::session::{Session, StreamDatagrams, broken_off};
 use crate::pairing::{Protocol, Role};
 use socket::{PEER, PathSocket};
 pub use stream::{Over, QuicStream};
@@ -217,6 +217,26 @@ impl Streams {
         session
             .send(crate::client::noise::Kind::Data, data.to_vec())
             .await
+    }
+
+    /// How it ended, once nothing more comes.
+    ///
+    /// # Errors
+    /// When neither side has closed it in order.
+    pub fn ended(&self) -> io::Result<()> {
+        let state = self.link.session.state();
+        // QUIC may not know yet what the session has told.
+        let closed = self.link.connection.close_reason();
+        let error = closed.unwrap_or(ConnectionError::Reset);
+        if stream::in_order(&error, &state) {
+            return Ok(());
+        }
+        match error {
+            // The session says so too, in a moment.
+            ConnectionError::ApplicationClosed(_) => Err(broken_off()),
+            _ if state.borrow().ended.is_some() => Err(self.why_ended()),
+            error => Err(error.into()),
+        }
     }
 
     /// Why nothing more comes, once it is so.

@@ -143,8 +143,8 @@ impl QuicStream {
     /// sends is lost.
     ///
     /// # Errors
-    /// When the connection broke before the peer had everything that was written. A peer that has
-    /// enough and takes no more is no error.
+    /// When the connection or the stream broke before the peer had everything that was written. A
+    /// peer that has closed it in order and takes no more is no error.
     pub async fn close(mut self) -> io::Result<()> {
         let ended = poll_fn(|cx| Pin::new(&mut self).poll_shutdown(cx)).await;
         let link = Arc::clone(&self.link);
@@ -208,8 +208,9 @@ impl AsyncWrite for QuicStream {
         }
         if let Ending::Told(delivered) = &mut this.ending {
             let failed = match ready!(delivered.as_mut().poll(cx)) {
-                // `Some`: the peer has enough.
-                Ok(_) => None,
+                // The peer has everything, or enough.
+                Ok(None | Some(IN_ORDER)) => None,
+                Ok(Some(_)) => Some(io::ErrorKind::BrokenPipe),
                 // Who closes in order has read all that it wants, and its own end is here before,
                 // whether or not that was read yet.
                 Err(StoppedError::ConnectionLost(error))
@@ -230,7 +231,7 @@ impl AsyncWrite for QuicStream {
 
 /// Whether the connection was closed by intent. Where QUIC's word of that was lost, the session's
 /// own, which is repeated until it is confirmed, says so.
-fn in_order(error: &ConnectionError, session: &watch::Receiver<State>) -> bool {
+pub(super) fn in_order(error: &ConnectionError, session: &watch::Receiver<State>) -> bool {
     match error {
         ConnectionError::ApplicationClosed(ApplicationClose { error_code, .. }) => {
             *error_code == IN_ORDER

@@ -403,7 +403,7 @@ impl Session {
         let ended = self.state.borrow().ended.clone();
         let (kind, why) = match ended {
             Some(Ended::Here | Ended::ByPeer(0)) => (io::ErrorKind::BrokenPipe, "it was closed"),
-            Some(Ended::ByPeer(_)) => (io::ErrorKind::ConnectionReset, "the peer broke it off"),
+            Some(Ended::ByPeer(_)) => return broken_off(),
             Some(Ended::Silent) => (io::ErrorKind::TimedOut, "the peer has gone silent"),
             Some(Ended::NotThePeer) => (io::ErrorKind::PermissionDenied, "it is not the peer"),
             Some(Ended::Taken) => (io::ErrorKind::NotConnected, "its socket was taken out"),
@@ -412,6 +412,10 @@ impl Session {
         };
         io::Error::new(kind, why)
     }
+}
+
+pub(crate) fn broken_off() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "the peer broke it off")
 }
 
 pub(crate) fn too_long() -> io::Error {

@@ -28,6 +28,9 @@ const STREAM_CHUNK: usize = 1200;
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Serves a port to one device until it leaves, or until it is time to stop.
+///
+/// # Errors
+/// When the device does not leave in order.
 pub(super) async fn serve(
     conn: PunchedConn,
     protocol: Protocol,
@@ -71,7 +74,9 @@ async fn serve_tcp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
     loop {
         tokio::select! {
             accepted = streams.accept() => {
-                let remote = accepted?;
+                let Ok(remote) = accepted else {
+                    return streams.ended();
+                };
                 carried.spawn(async move {
                     // A port that is closed is a connection that breaks at once.
                     if let Ok(local) = TcpStream::connect(to).await {
@@ -82,7 +87,7 @@ async fn serve_tcp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
             }
             Some(_) = carried.join_next() => {}
             datagram = streams.recv() => if datagram.is_none() {
-                return Ok(());
+                return streams.ended();
             }
         }
     }
@@ -96,7 +101,7 @@ async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
         tokio::select! {
             datagram = streams.recv() => {
                 let Some(datagram) = datagram else {
-                    return Ok(());
+                    return streams.ended();
                 };
                 let Some((number, bytes)) = split(&datagram) else {
                     continue;
@@ -121,7 +126,9 @@ async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
                 }
             }
             accepted = streams.accept() => {
-                let stream = accepted?;
+                let Ok(stream) = accepted else {
+                    return streams.ended();
+                };
                 carried.spawn(async move {
                     if let Ok(socket) = connected(to).await {
                         // Whoever broke it, both ends see it.
