@@ -92,6 +92,11 @@ impl<'q> Run<'q> {
     }
 }
 
+/// Whether it is the send buffer that was full: another try at once would be for nothing.
+pub(super) const fn is_full(code: i32) -> bool {
+    matches!(code, libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM)
+}
+
 /// What to do about a datagram that the kernel refused.
 enum Refusal {
     /// The send buffer is full: this one and those behind it are lost.
@@ -102,7 +107,7 @@ enum Refusal {
 
 fn refusal(error: &io::Error) -> Refusal {
     match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Refusal::Full,
+        Some(code) if is_full(code) => Refusal::Full,
         _ => Refusal::Retry,
     }
 }

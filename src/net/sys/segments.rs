@@ -21,6 +21,7 @@ pub(in crate::net) struct Segments {
     on: bool,
     largest: usize,
     patience: u32,
+    told: bool,
 }
 
 /// Datagrams of one flow that are to leave in one: all have the size of the first, but for the
@@ -38,6 +39,7 @@ impl Segments {
             on,
             largest: LARGEST,
             patience: 0,
+            told: false,
         }
     }
 
@@ -64,7 +66,15 @@ impl Segments {
     /// device cannot do it, or the path's MTU is smaller.
     pub(in crate::net) fn refused(&mut self, code: c_int, len: usize) -> bool {
         let largest = match code {
-            libc::EIO => 0,
+            libc::EIO => {
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::info!(
+                        "a network device cannot cut datagrams that leave in one: there they leave \
+                         one by one, which costs more processor time"
+                    );
+                }
+                0
+            }
             libc::EINVAL | libc::EMSGSIZE => len - 1,
             _ => return false,
         };

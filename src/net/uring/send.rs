@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::sockets::{listener_target, relay_target};
 use super::{BOUNCES, KIND, REPLIES, REPLY_SIZE, SEND, STREAM_SLOTS, Sent, Socket, Uring};
-use crate::net::outbox::send_all;
+use crate::net::outbox::{is_full, send_all};
 use crate::net::plane::Payload;
 use crate::net::sys::uring::{Route, SUBMISSIONS, Wait, slot_start};
 use crate::net::sys::{Joined, Outgoing};
@@ -118,12 +118,12 @@ impl Uring {
         let submission = (u64::from(self.submission) * SUBMISSIONS as u64) & !KIND;
         let current = number - place as u64 == submission & u64::from(u32::MAX);
         let Some(send) = self.sent.get(place).filter(|_| current) else {
+            // Of an earlier submission: how many were in one is not known any more.
             self.failures += 1;
             return;
         };
         let (socket, joined, len) = (send.socket, send.joined, send.bytes.len());
-        // A full send buffer is no reason to try again at once.
-        let full = matches!(-result, libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM);
+        let full = is_full(-result);
         let apart = joined > 1 && self.sender.segments.refused(-result, len);
         self.failures += match full {
             true => joined as u64,
