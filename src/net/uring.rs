@@ -14,6 +14,7 @@
 mod pace;
 mod probe;
 mod receive;
+mod runs;
 mod send;
 mod sockets;
 
@@ -32,6 +33,7 @@ use super::sys::{self, Epoll, Interest, Segments, Sender};
 use crate::proto::{Flow, MAX_PREFIX, Mono, RelayId};
 use pace::Pace;
 pub(super) use probe::probe;
+use runs::Runs;
 
 const _: () = assert!(HEAD >= MAX_PREFIX);
 
@@ -92,7 +94,7 @@ struct Relay {
     erring: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Socket {
     Listener(u32),
     Relay(RelayId),
@@ -106,13 +108,12 @@ struct Arrived {
 }
 
 /// A send that was queued for the next submission.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Sent {
     socket: Socket,
     bytes: Range<usize>,
     to: SocketAddr,
     from: Option<IpAddr>,
-    /// For the first of those that leave in one: how many.
-    joined: usize,
 }
 
 /// See the module.
@@ -142,10 +143,8 @@ pub(super) struct Uring {
     events: Range<usize>,
     /// Number of the submission that is being filled, and its sends.
     submission: u32,
-    sent: Vec<Sent>,
-    /// The last ones of them, not in the ring yet: they leave in one, perhaps with the next.
-    joined: Range<usize>,
-    /// Which of them leave in one; and for sends that are repeated.
+    runs: Runs,
+    /// Which of them may leave in one; and for sends that are repeated.
     sender: Sender,
     /// Datagrams, and readiness of descriptors, that were handed out in this batch.
     handed_out: usize,
@@ -188,8 +187,7 @@ impl Uring {
             epoll_ready: false,
             events: 0..0,
             submission: 0,
-            sent: Vec::with_capacity(SUBMISSIONS),
-            joined: 0..0,
+            runs: Runs::new(),
             sender: Sender::new(SUBMISSIONS, Segments::new(segments)),
             handed_out: 0,
             readied: 0,
@@ -384,7 +382,6 @@ impl DataPlane for Uring {
             bytes: start..start + len.min(REPLY_SIZE),
             to: flow.client,
             from: leave_from(wildcard, flow),
-            joined: 1,
         });
         // Also when making room has freed those before.
         self.used_replies = place + 1;
@@ -402,7 +399,6 @@ impl DataPlane for Uring {
             bytes,
             to: flow.client,
             from: leave_from(wildcard, flow),
-            joined: 1,
         });
     }
 
@@ -434,7 +430,6 @@ impl DataPlane for Uring {
             bytes,
             to: peer,
             from: None,
-            joined: 1,
         });
         true
     }

@@ -20,8 +20,8 @@ use super::datagrams::Received;
 use super::name;
 use buffers::Buffers;
 pub(in crate::net) use buffers::slot_start;
-pub(in crate::net) use sends::Route;
 use sends::Sends;
+pub(in crate::net) use sends::{Places, Route};
 
 /// Submissions that wait at most for the next [`Ring::enter`], and so the most sends.
 pub(in crate::net) const SUBMISSIONS: usize = 256;
@@ -275,19 +275,18 @@ impl Ring {
 
     /// Sends bytes of the slots: one datagram, or several of one size that the kernel cuts from
     /// one. There is a completion only when it fails, and then it is about all of them.
-    /// `place` is the number of the first one since the last enter that emptied the queue; that
-    /// of the last one is below [`SUBMISSIONS`]. `false`: no room, enter first.
+    /// `false`: no room, enter first.
     pub(in crate::net) fn send(
         &mut self,
         target: Target<'_>,
         datagrams: impl ExactSizeIterator<Item = Range<usize>>,
         route: Route<'_>,
-        place: usize,
+        places: Places,
         token: u64,
     ) -> bool {
         let buffers = &self.buffers;
         let datagrams = datagrams.map(|range| buffers.bytes(range));
-        let entry = self.sends.entry(target, datagrams, route, place);
+        let entry = self.sends.entry(target, datagrams, route, places);
         let entry = entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(token);
         self.push(&entry)
     }

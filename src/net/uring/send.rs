@@ -3,12 +3,13 @@
 use std::io;
 use std::ops::Range;
 
+use super::runs::Run;
 use super::sockets::{listener_target, relay_target};
 use super::{BOUNCES, KIND, REPLIES, REPLY_SIZE, SEND, STREAM_SLOTS, Sent, Socket, Uring};
 use crate::net::outbox::{is_full, send_all};
 use crate::net::plane::Payload;
-use crate::net::sys::uring::{Route, SUBMISSIONS, Wait, slot_start};
-use crate::net::sys::{Joined, Outgoing};
+use crate::net::sys::Outgoing;
+use crate::net::sys::uring::{Places, Route, SUBMISSIONS, Wait, slot_start};
 
 /// How often the kernel may leave submissions in the queue before the shard gives up.
 const STALLS: usize = 10_000;
@@ -18,24 +19,26 @@ const _: () = assert!(SUBMISSIONS.is_power_of_two());
 impl Uring {
     /// Submits everything that is queued, waits, and takes all completions.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
-        self.push_joined();
+        self.push_runs();
+        let entered = self.enter_pushed(wait);
+        self.submission = self.submission.wrapping_add(1);
+        self.runs.clear();
+        self.used_bounces = 0;
+        self.used_replies = 0;
+        entered
+    }
+
+    fn enter_pushed(&mut self, wait: Wait) -> io::Result<()> {
         self.ring.enter(wait)?;
         self.absorb();
-        for stall in 0.. {
+        for _ in 0..STALLS {
             if self.ring.is_submitted() {
-                break;
-            }
-            if stall == STALLS {
-                return Err(io::ErrorKind::OutOfMemory.into());
+                return Ok(());
             }
             self.ring.enter(Wait::Poll)?;
             self.absorb();
         }
-        self.submission = self.submission.wrapping_add(1);
-        self.sent.clear();
-        self.used_bounces = 0;
-        self.used_replies = 0;
-        Ok(())
+        Err(io::ErrorKind::OutOfMemory.into())
     }
 
     /// Submits everything that is queued. An error is reported by the next wait.
@@ -45,70 +48,49 @@ impl Uring {
         }
     }
 
-    /// Makes room for one submission, beside that of the datagrams that are to leave in one.
+    /// Makes room for one submission, beside those of the datagrams that wait.
     pub(super) fn make_room(&mut self) {
-        if self.ring.room() < 2 || self.sent.len() == SUBMISSIONS {
+        if self.ring.room() < self.runs.len() + 2 || self.runs.datagrams() == SUBMISSIONS {
             self.submit();
         }
     }
 
     /// Queues a send; there is room.
     pub(super) fn queue(&mut self, send: Sent) {
-        let place = self.sent.len();
-        if !self.continues(&send) {
-            self.push_joined();
-            self.joined = place..place;
-        }
-        self.joined.end = place + 1;
         let submission = self.submission;
         if let Socket::Relay(id) = send.socket
             && let Some(relay) = self.relay(id)
         {
             relay.submission = submission;
         }
-        self.sent.push(send);
+        self.runs.add(send, &mut self.sender.segments);
     }
 
-    /// Whether a datagram may leave in one with the last ones.
-    fn continues(&mut self, send: &Sent) -> bool {
-        let waiting = &self.sent[self.joined.clone()];
-        let (Some(first), Some(last)) = (waiting.first(), waiting.last()) else {
-            return false;
-        };
-        let joined = Joined {
-            count: self.joined.len(),
-            first: first.bytes.len(),
-            last: last.bytes.len(),
-        };
-        (first.socket, first.to, first.from) == (send.socket, send.to, send.from)
-            && self.sender.segments.take(joined, send.bytes.len())
-    }
-
-    /// Puts those that leave in one into the ring; [`make_room`](Self::make_room) has left
-    /// room for them.
-    fn push_joined(&mut self) {
-        let joined = std::mem::take(&mut self.joined);
-        let sent = &mut self.sent[joined.clone()];
-        let Some(first) = sent.first() else { return };
-        let target = match first.socket {
-            Socket::Listener(index) => {
-                listener_target(&self.listeners, self.placed, index as usize)
+    /// Puts what waits into the ring; [`make_room`](Self::make_room) has left room for it.
+    fn push_runs(&mut self) {
+        let mut part = 0;
+        for (number, run) in (0..).zip(self.runs.all()) {
+            let first = self.runs.first(run);
+            let target = match first.socket {
+                Socket::Listener(index) => {
+                    listener_target(&self.listeners, self.placed, index as usize)
+                }
+                Socket::Relay(id) => relay_target(&self.relays, id),
+            };
+            let Some(target) = target else { continue };
+            let token = u64::from(self.submission) * SUBMISSIONS as u64 + number as u64;
+            let token = SEND | token & !KIND & u64::from(u32::MAX);
+            let datagrams = self.runs.of(run).map(|send| send.bytes.clone());
+            let route = Route {
+                to: &first.to,
+                from: first.from,
+            };
+            let places = Places { number, part };
+            if !self.ring.send(target, datagrams, route, places, token) {
+                self.failures += run.count() as u64;
             }
-            Socket::Relay(id) => relay_target(&self.relays, id),
-        };
-        let Some(target) = target else { return };
-        let place = joined.start;
-        let number = u64::from(self.submission) * SUBMISSIONS as u64 + place as u64;
-        let token = SEND | number & !KIND & u64::from(u32::MAX);
-        let datagrams = sent.iter().map(|send| send.bytes.clone());
-        let route = Route {
-            to: &first.to,
-            from: first.from,
-        };
-        if !self.ring.send(target, datagrams, route, place, token) {
-            self.failures += joined.len() as u64;
+            part += run.count();
         }
-        sent[0].joined = joined.len();
     }
 
     /// The kernel refused a send of the submission that was just made.
@@ -117,17 +99,18 @@ impl Uring {
         let place = (number % SUBMISSIONS as u64) as usize;
         let submission = (u64::from(self.submission) * SUBMISSIONS as u64) & !KIND;
         let current = number - place as u64 == submission & u64::from(u32::MAX);
-        let Some(send) = self.sent.get(place).filter(|_| current) else {
+        let Some(run) = self.runs.get(place).filter(|_| current) else {
             // Of an earlier submission: how many were in one is not known any more.
             self.failures += 1;
             return;
         };
-        let (socket, joined, len) = (send.socket, send.joined, send.bytes.len());
+        let first = self.runs.first(run);
+        let (socket, len) = (first.socket, first.bytes.len());
         let full = is_full(-result);
-        let apart = joined > 1 && self.sender.segments.refused(-result, len);
+        let apart = run.count() > 1 && self.sender.segments.refused(-result, len);
         self.failures += match full {
-            true => joined as u64,
-            false => self.send_again(place..place + joined),
+            true => run.count() as u64,
+            false => self.send_again(run),
         };
         if let Socket::Relay(id) = socket
             && !full
@@ -139,19 +122,18 @@ impl Uring {
 
     /// Sends refused datagrams again, and returns how many were lost: an error that was queued
     /// on the socket stops the next send, also one to another destination than the error's.
-    fn send_again(&mut self, places: Range<usize>) -> u64 {
-        let sent = &self.sent[places];
-        let target = match sent[0].socket {
+    fn send_again(&mut self, run: Run) -> u64 {
+        let target = match self.runs.first(run).socket {
             Socket::Listener(index) => {
                 listener_target(&self.listeners, self.placed, index as usize)
             }
             Socket::Relay(id) => relay_target(&self.relays, id),
         };
         let Some(target) = target else {
-            return sent.len() as u64;
+            return run.count() as u64;
         };
         let ring = &self.ring;
-        let datagrams = sent.iter().map(|send| Outgoing {
+        let datagrams = self.runs.of(run).map(|send| Outgoing {
             bytes: ring.bytes(send.bytes.clone()),
             to: &send.to,
             from: send.from,

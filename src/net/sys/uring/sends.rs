@@ -20,7 +20,17 @@ pub(in crate::net) struct Route<'a> {
     pub(in crate::net) from: Option<IpAddr>,
 }
 
-/// One place for each datagram of a batch.
+/// What no other request has since the last enter that emptied the queue, both below
+/// [`SUBMISSIONS`](super::SUBMISSIONS).
+#[derive(Clone, Copy, Debug)]
+pub(in crate::net) struct Places {
+    /// The number of the request.
+    pub(in crate::net) number: usize,
+    /// Those of its datagrams, from this one on.
+    pub(in crate::net) part: usize,
+}
+
+/// One place for each request and each datagram of a batch.
 pub(super) struct Sends {
     names: Box<[Name]>,
     parts: Box<[libc::iovec]>,
@@ -44,27 +54,28 @@ impl Sends {
         }
     }
 
-    /// The request that sends these datagrams, which take as many places from `place` on. All
-    /// but the last have the first one's size.
+    /// The request that sends these datagrams. All but the last have the first one's size.
     pub(super) fn entry<'m>(
         &mut self,
         target: Target<'_>,
         datagrams: impl ExactSizeIterator<Item = &'m [u8]>,
         route: Route<'_>,
-        place: usize,
+        places: Places,
     ) -> squeue::Entry {
         // A send that would block fails, so none is ever carried out later.
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let Places { number, part } = places;
         let count = datagrams.len();
-        for (part, bytes) in self.parts[place..place + count].iter_mut().zip(datagrams) {
+        let parts = &mut self.parts[part..part + count];
+        for (part, bytes) in parts.iter_mut().zip(datagrams) {
             *part = libc::iovec {
                 iov_base: bytes.as_ptr().cast_mut().cast(),
                 iov_len: bytes.len(),
             };
         }
-        let name = &mut self.names[place];
+        let first = parts[0];
+        let name = &mut self.names[number];
         let name_len = name.set(route.to);
-        let first = self.parts[place];
         if count == 1 && route.from.is_none() {
             let (start, len) = (first.iov_base.cast_const().cast(), first.iov_len as u32);
             let name = ptr::from_ref(name).cast();
@@ -81,7 +92,7 @@ impl Sends {
                     .build(),
             };
         }
-        let control = &mut self.controls[place];
+        let control = &mut self.controls[number];
         let mut control_len = 0;
         if let Some(ip) = route.from {
             control_len += write_packet_info(control, ip, route.to);
@@ -89,14 +100,14 @@ impl Sends {
         if count > 1 {
             control_len += write_segment(control, control_len, first.iov_len as u16);
         }
-        let header = &mut self.headers[place];
+        let header = &mut self.headers[number];
         header.msg_name = ptr::from_mut(name).cast();
         header.msg_namelen = name_len;
-        header.msg_iov = self.parts[place..].as_mut_ptr();
+        header.msg_iov = self.parts[part..].as_mut_ptr();
         header.msg_iovlen = count as _;
         header.msg_control = ptr::from_mut(control).cast();
         header.msg_controllen = control_len as _;
-        let header = &raw const self.headers[place];
+        let header = &raw const self.headers[number];
         match target.place {
             Some(place) => opcode::SendMsg::new(Fixed(place), header)
                 .flags(flags as u32)
