@@ -347,6 +347,7 @@ fn documents_name_what_exists() {
     for document in [
         "README.md",
         "docs/architecture.md",
+        "docs/pairing-coverage.md",
         "docs/punching.md",
         "docs/rfc-coverage.md",
         "docs/signalling.md",
