@@ -395,7 +395,7 @@ pub struct Runtime {
     /// How datagrams are moved.
     pub data_path: DataPath,
     /// Equal datagrams of one flow that wait together, such as the packets of a video frame,
-    /// leave in one, which the kernel or the network device cuts. Default: `true`.
+    /// leave in one, which the kernel or the network device cuts, and come in one. Default: `true`.
     pub segmentation: bool,
 }
 

@@ -430,6 +430,12 @@ pub(super) fn set_mtu_discovery(fd: BorrowedFd<'_>, ipv6: bool, on: bool) -> io:
     sys::set_option(fd, level, name, value)
 }
 
+/// Asks for equal datagrams of one sender that came together as one. Where the kernel cannot do
+/// that, each comes for itself.
+pub(super) fn merge(fd: BorrowedFd<'_>) {
+    let _ = sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+}
+
 /// Asks to be told when each datagram came, which shows how long it has waited. Where the kernel
 /// does not tell, only that is missing.
 pub(super) fn tell_arrival(fd: BorrowedFd<'_>) {

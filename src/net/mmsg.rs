@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::bind::UdpListener;
+use super::merged::{Bursts, Merged};
 use super::outbox::{Line, NONE, Queued, SEND_BATCH};
 use super::plane::{DataPlane, Event, HEAD_ROOM, Payload, SLOT_SIZE, Slot, TAIL_ROOM, leave_from};
 use super::relays::RelaySocket;
@@ -31,13 +32,18 @@ const SHARE: usize = 32;
 const STRIDE: usize = HEAD_ROOM + SLOT_SIZE + TAIL_ROOM;
 const _: () = assert!(STRIDE.is_multiple_of(64) && !(STRIDE / 64).is_multiple_of(2));
 
-/// One slot more than a batch has: where a payload is copied to that cannot be wrapped in place.
-const BOUNCE: u32 = SLOTS as u32;
+/// The room, in slots behind those of a batch, where payloads are copied to that cannot be wrapped
+/// in place.
+const BOUNCES: usize = 4;
+const BOUNCES_START: usize = SLOTS * STRIDE;
+
+/// So many datagrams end a batch, so that timers and connections never wait long.
+const BATCH: usize = 256;
 
 /// Replies that wait to be sent, and the room for each.
 const REPLIES: usize = 64;
 const REPLY_SIZE: usize = 1536;
-const REPLIES_START: usize = (SLOTS + 1) * STRIDE;
+const REPLIES_START: usize = BOUNCES_START + BOUNCES * STRIDE;
 
 /// The most datagrams that wait to be sent before they are flushed early.
 const QUEUE: usize = 256;
@@ -55,6 +61,7 @@ struct Listener {
     hot: bool,
     /// It had its share of this batch.
     served: bool,
+    bursts: Bursts,
 }
 
 struct Relay {
@@ -66,6 +73,7 @@ struct Relay {
     dont_fragment: bool,
     /// It waits in `pending`.
     pending: bool,
+    bursts: Bursts,
 }
 
 #[derive(Clone, Copy)]
@@ -93,6 +101,10 @@ pub(super) struct Mmsg {
     /// Events of the last round that were not looked at yet.
     events: std::ops::Range<usize>,
     arrived: Option<Arrived>,
+    /// What is being handed out, or was last.
+    merged: Option<Merged>,
+    /// Datagrams that were handed out in this batch.
+    handed_out: usize,
     /// A relay socket whose error queue is being read, and how many entries more.
     errors: Option<(RelayId, usize)>,
     /// Relay sockets that may have more, and how many of them belong to this batch.
@@ -100,7 +112,8 @@ pub(super) struct Mmsg {
     due: usize,
     used_slots: usize,
     used_replies: usize,
-    bounce_used: bool,
+    /// Bytes of the room for what is copied.
+    bounced: usize,
     queue: Vec<Queued>,
     dirty: Vec<Socket>,
     failures: u64,
@@ -108,7 +121,7 @@ pub(super) struct Mmsg {
 
 impl Mmsg {
     /// A plane that receives from these listeners. With `segments`, equal datagrams of one flow
-    /// leave in one, which the kernel cuts.
+    /// leave in one, which the kernel cuts, and come in one.
     pub(super) fn new(listeners: Vec<UdpListener>, segments: bool) -> io::Result<Self> {
         let epoll = Epoll::new(EVENTS)?;
         for (index, listener) in listeners.iter().enumerate() {
@@ -121,6 +134,7 @@ impl Mmsg {
                 line: Line::EMPTY,
                 hot: false,
                 served: false,
+                bursts: Bursts::new(segments),
             })
             .collect();
         Ok(Self {
@@ -133,12 +147,14 @@ impl Mmsg {
             relays: Vec::new(),
             events: 0..0,
             arrived: None,
+            merged: None,
+            handed_out: 0,
             errors: None,
             pending: VecDeque::with_capacity(EVENTS),
             due: 0,
             used_slots: 0,
             used_replies: 0,
-            bounce_used: false,
+            bounced: 0,
             queue: Vec::with_capacity(QUEUE),
             failures: 0,
         })
@@ -183,6 +199,7 @@ impl DataPlane for Mmsg {
             line: Line::EMPTY,
             dont_fragment: false,
             pending: false,
+            bursts: Bursts::new(self.sender.segments.is_on()),
         });
         Ok(())
     }
@@ -211,6 +228,7 @@ impl DataPlane for Mmsg {
     fn wait(&mut self, timeout: Option<Duration>, _: Mono) -> io::Result<()> {
         debug_assert!(self.queue.is_empty(), "flushed before the slots are reused");
         self.used_slots = 0;
+        self.handed_out = 0;
         self.due = self.pending.len();
         let mut hot = false;
         for listener in &mut self.listeners {

@@ -13,6 +13,7 @@ mod connection;
 mod control;
 mod data_path;
 mod descriptors;
+mod merged;
 mod mmsg;
 mod outbox;
 mod patience;
@@ -118,7 +119,7 @@ pub struct NetConfig {
     /// How datagrams are moved.
     pub data_path: DataPath,
     /// Equal datagrams of one flow that wait together leave in one, which the kernel, or the
-    /// network device, cuts (UDP_SEGMENT).
+    /// network device, cuts (UDP_SEGMENT); those that come in bursts come in one (UDP_GRO).
     pub segmentation: bool,
     /// The listeners.
     pub listeners: Vec<ListenerConfig>,

@@ -43,12 +43,16 @@ pub(super) enum Origin {
 /// Something that happened.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
-    /// A datagram lies in a slot, from its start.
+    /// A datagram lies in a slot.
     Datagram {
         origin: Origin,
         source: SocketAddr,
         slot: Slot,
+        /// Where in the slot it starts.
+        start: usize,
         len: usize,
+        /// It is all that the slot holds.
+        alone: bool,
         /// When the kernel got it, in microseconds of Unix time; `None` when it does not say.
         arrived: Option<u64>,
     },

@@ -148,16 +148,19 @@ impl<P: DataPlane> Shard<P> {
                         origin,
                         source,
                         slot,
+                        start,
                         len,
+                        alone,
                         arrived,
                     } => {
+                        let handled = Handled { slot, start, alone };
                         let waited = arrived.map_or(0, |at| self.unix_micros.saturating_sub(at));
                         if self.standing.is_late(self.now.mono, waited)
-                            && self.is_data(origin, slot, len)
+                            && self.is_data(origin, handled, len)
                         {
                             self.counters.dropped(DropReason::Late);
                         } else {
-                            self.datagram(origin, source, slot, len);
+                            self.datagram(origin, source, handled, len);
                         }
                     }
                     Event::Icmp { relay, error } => {
@@ -199,12 +202,12 @@ impl<P: DataPlane> Shard<P> {
 
     /// Whether a datagram is application data, which is worth nothing when it is late; requests
     /// are answered also then.
-    fn is_data(&mut self, origin: Origin, slot: Slot, len: usize) -> bool {
-        let bytes = &self.plane.slot_mut(slot)[..len];
+    fn is_data(&mut self, origin: Origin, handled: Handled, len: usize) -> bool {
+        let bytes = &self.plane.slot_mut(handled.slot)[handled.start..handled.start + len];
         matches!(origin, Origin::Relay(_)) || wire::is_application_data(bytes)
     }
 
-    fn datagram(&mut self, origin: Origin, source: SocketAddr, slot: Slot, len: usize) {
+    fn datagram(&mut self, origin: Origin, source: SocketAddr, handled: Handled, len: usize) {
         let answer = match origin {
             Origin::Listener { listener, local } => {
                 let flow = Flow {
@@ -213,7 +216,8 @@ impl<P: DataPlane> Shard<P> {
                     local,
                     link: u64::from(listener),
                 };
-                let (bytes, reply) = self.plane.slot_and_reply(slot, 0, len);
+                let Handled { slot, start, .. } = handled;
+                let (bytes, reply) = self.plane.slot_and_reply(slot, start, len);
                 match self.services.get(listener as usize) {
                     Some(Service::Discovery { echo }) => self
                         .relay
@@ -225,11 +229,6 @@ impl<P: DataPlane> Shard<P> {
                 }
             }
             Origin::Relay(relay) => self.relay.handle_peer(self.now, relay, source, len),
-        };
-        let handled = Handled {
-            slot,
-            start: 0,
-            alone: true,
         };
         self.dispose(answer, Some(handled));
     }

@@ -19,7 +19,7 @@ use std::ptr;
 
 use libc::{c_int, socklen_t};
 
-pub(super) use datagrams::{Outgoing, Receiver, Sender, send_to};
+pub(super) use datagrams::{Outgoing, Received, Receiver, Sender, send_to};
 pub(super) use errors::{QueuedError, queued_error};
 use name::Name;
 pub(super) use segments::{Joined, Segments};

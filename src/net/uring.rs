@@ -26,6 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::bind::UdpListener;
+use super::merged::{Bursts, Merged};
 use super::plane::{DataPlane, Event, Payload, SLOT_SIZE, Slot, leave_from};
 use super::relays::RelaySocket;
 use super::sys::uring::{HEAD, Layout, Ring, SUBMISSIONS, Wait, slot_start};
@@ -48,7 +49,7 @@ const BATCH: usize = 256;
 /// Slots for reads of streams.
 const STREAM_SLOTS: usize = 32;
 
-/// Slots where payloads are copied to that cannot be wrapped in place.
+/// The room, in slots, where payloads are copied to that cannot be wrapped in place.
 const BOUNCES: usize = 8;
 
 /// Replies that wait to be sent, and the room for each.
@@ -92,6 +93,7 @@ struct Relay {
     dont_fragment: bool,
     /// It waits in `erring`.
     erring: bool,
+    bursts: Bursts,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +123,7 @@ pub(super) struct Uring {
     ring: Ring,
     epoll: Epoll,
     listeners: Vec<UdpListener>,
+    listener_bursts: Vec<Bursts>,
     /// Listeners that have a place in the ring's table: the first ones.
     placed: usize,
     relays: Vec<Option<Relay>>,
@@ -132,6 +135,8 @@ pub(super) struct Uring {
     /// Tokens of receives that came to an end and are to be started again.
     stopped: Vec<u64>,
     arrived: VecDeque<Arrived>,
+    /// What is being handed out, or was last.
+    merged: Option<Merged>,
     /// Slots that were handed out in this batch.
     used: Vec<u16>,
     /// Relay sockets whose error queues are to be read, and how many of them in this batch.
@@ -150,7 +155,8 @@ pub(super) struct Uring {
     handed_out: usize,
     readied: usize,
     used_streams: usize,
-    used_bounces: usize,
+    /// Bytes of the room for what is copied.
+    bounced: usize,
     used_replies: usize,
     failures: u64,
     pace: Pace,
@@ -167,12 +173,14 @@ pub(super) fn new_ring(descriptors: u64) -> io::Result<Ring> {
 impl Uring {
     /// A plane that receives from these listeners. The calling thread must be the one that uses
     /// it, and the one that made the ring.
-    /// With `segments`, equal datagrams of one flow leave in one, which the kernel cuts.
+    /// With `segments`, equal datagrams of one flow leave in one, which the kernel cuts, and come
+    /// in one.
     pub(super) fn new(ring: Ring, listeners: Vec<UdpListener>, segments: bool) -> io::Result<Self> {
         let slots = usize::from(LISTENER_SLOTS) + usize::from(RELAY_SLOTS);
         let mut plane = Self {
             ring,
             epoll: Epoll::new(EVENTS)?,
+            listener_bursts: vec![Bursts::new(segments); listeners.len()],
             listeners,
             placed: 0,
             relays: Vec::new(),
@@ -180,6 +188,7 @@ impl Uring {
             in_flight: 0,
             stopped: Vec::new(),
             arrived: VecDeque::with_capacity(slots),
+            merged: None,
             used: Vec::with_capacity(slots),
             erring: VecDeque::new(),
             due: 0,
@@ -192,7 +201,7 @@ impl Uring {
             handed_out: 0,
             readied: 0,
             used_streams: 0,
-            used_bounces: 0,
+            bounced: 0,
             used_replies: 0,
             failures: 0,
             pace: Pace::default(),
@@ -256,6 +265,7 @@ impl DataPlane for Uring {
         }
         let place = (self.listeners.len() + index) as u32;
         let placed = self.ring.place(place, socket.as_fd());
+        let may_merge = self.sender.segments.is_on();
         self.relays[index] = Some(Relay {
             generation: id.generation,
             socket,
@@ -264,6 +274,7 @@ impl DataPlane for Uring {
             armed: false,
             dont_fragment: false,
             erring: false,
+            bursts: Bursts::new(may_merge),
         });
         self.arm(id.to_bits());
         Ok(())

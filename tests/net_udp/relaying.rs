@@ -1,10 +1,12 @@
 //! Bindings and data, over both families and all shards.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+
+use quinn_udp::{Transmit, UdpSocketState};
 
 use super::server;
 use crate::net_support::{
-    Client, Server, Setup, bind_to_each_other, eventually, peer, receive_from,
+    Client, Link, Server, Setup, bind_to_each_other, channel_frame, eventually, peer, receive_from,
 };
 
 #[test]
@@ -83,6 +85,70 @@ fn bursts_keep_their_order() {
             let data = [round.to_be_bytes(), number.to_be_bytes()].concat();
             assert_eq!(receive_from(&peer).0, data);
             assert_eq!(client.receive_channel().1, data);
+        }
+    }
+}
+
+/// Sends equal datagrams, and a last one that may be shorter, in one, which also comes as one over
+/// loopback where a socket asks for it.
+fn send_in_one(socket: &UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
+    // A socket that a state is made for receives what comes as one, too, and this one shall not.
+    let other = peer("127.0.0.1");
+    let state = UdpSocketState::new((&other).into()).expect("a socket");
+    let transmit = Transmit {
+        destination: to,
+        ecn: None,
+        contents: &datagrams.concat(),
+        segment_size: Some(datagrams[0].len()),
+        src_ip: None,
+    };
+    state.send(socket.into(), &transmit).expect("sent");
+}
+
+#[test]
+fn bursts_that_come_as_one_are_relayed_one_by_one() {
+    // On the wildcard address there is packet info, too.
+    let server = server(1, &["127.0.0.1:0", "0.0.0.0:0"]);
+    for index in 0..2 {
+        let server = SocketAddr::from(([127, 0, 0, 1], server.address(index).port()));
+        let mut client = Client::udp(server);
+        let relayed = client.allocate();
+        let peer = peer("127.0.0.1");
+        let address = peer.local_addr().expect("bound");
+        client.permit(address);
+        for (round, len) in [40, 1000, 172, 1, 33, 1000].into_iter().enumerate() {
+            // Data indications at first, then channels.
+            let channel = round >= 3;
+            if channel {
+                client.bind_channel(0x4000, address);
+            }
+            // The first bursts only show the server that there are some.
+            for burst in 0..8 {
+                let datagrams: Vec<Vec<u8>> = (0..20)
+                    .map(|number| {
+                        let len = if number == 19 { (len + 1) / 2 } else { len };
+                        (0..len).map(|at| (at + number * 3 + burst) as u8).collect()
+                    })
+                    .collect();
+                send_in_one(&peer, relayed, &datagrams);
+                for datagram in &datagrams {
+                    let seen = match channel {
+                        true => client.receive_channel().1,
+                        false => client.receive_data().1,
+                    };
+                    assert_eq!(&seen, datagram);
+                }
+                let Link::Udp(socket) = &client.link else {
+                    panic!("a UDP client");
+                };
+                if channel {
+                    let frames = datagrams.iter().map(|data| channel_frame(0x4000, data));
+                    send_in_one(socket, server, &frames.collect::<Vec<_>>());
+                    for datagram in &datagrams {
+                        assert_eq!(receive_from(&peer), (datagram.clone(), relayed));
+                    }
+                }
+            }
         }
     }
 }

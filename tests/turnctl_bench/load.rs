@@ -81,6 +81,12 @@ fn directions_pairs_threads_networks_and_sizes() {
         let went = |way: &str| number(&result[way]["sent"]) > 0;
         assert_eq!((went("up"), went("down")), (up, down), "{more:?}: {json:#}");
     }
+    let (code, json) = base(&v4, &["--burst", "9"]);
+    assert_clean(code, &json);
+    for way in ["up", "down"] {
+        let sent = number(&json["result"][way]["sent"]);
+        assert!(sent > 0 && sent.is_multiple_of(9), "{json:#}");
+    }
     // The server relays from its IPv4 address, and says so before anything is sent.
     let refused = bench(&[&v6, "--secret", SECRET]);
     assert_eq!(refused.code, 1, "{}", refused.text);

@@ -4,7 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use super::{Arrived, ERRORS, Mmsg, SHARE, SLOTS, Socket, WATCHED};
+use super::{Arrived, BATCH, ERRORS, Listener, Mmsg, SHARE, SLOTS, Socket, WATCHED};
+use crate::net::bind;
+use crate::net::merged::Merged;
 use crate::net::plane::{Event, Origin, Slot};
 use crate::net::sys::{self, QueuedError};
 use crate::proto::RelayId;
@@ -13,8 +15,13 @@ impl Mmsg {
     /// See [`DataPlane::next`](crate::net::plane::DataPlane::next).
     pub(super) fn next_event(&mut self) -> Option<Event> {
         loop {
-            if let Some(event) = self.arrival() {
+            if let Some(event) = self.merged.as_mut().and_then(Merged::next) {
+                self.handed_out += 1;
                 return Some(event);
+            }
+            if let Some(merged) = self.arrival() {
+                self.merged = Some(merged);
+                continue;
             }
             if let Some(event) = self.error() {
                 return Some(event);
@@ -22,7 +29,7 @@ impl Mmsg {
             if self.arrived.is_some() {
                 continue;
             }
-            if self.used_slots == SLOTS {
+            if self.used_slots == SLOTS || self.handed_out >= BATCH {
                 return None;
             }
             // Listeners first in every batch: there are few of them, and one would wait for
@@ -129,8 +136,8 @@ impl Mmsg {
         }
     }
 
-    /// Hands out one of the datagrams that were received.
-    fn arrival(&mut self) -> Option<Event> {
+    /// The next of the datagrams that were received.
+    fn arrival(&mut self) -> Option<Merged> {
         loop {
             let arrived = self.arrived.as_mut()?;
             let (from, slot) = (arrived.from, arrived.next);
@@ -141,9 +148,10 @@ impl Mmsg {
             let Some(received) = self.receiver.received(slot) else {
                 continue;
             };
-            let origin = match from {
+            let (origin, bursts, fd) = match from {
                 Socket::Listener(listener) => {
-                    let bound = self.listeners[listener as usize].socket.address;
+                    let Listener { socket, bursts, .. } = &mut self.listeners[listener as usize];
+                    let bound = socket.address;
                     let local = match received.local {
                         None => bound,
                         Some(Some(ip)) => SocketAddr::new(ip, bound.port()),
@@ -151,23 +159,25 @@ impl Mmsg {
                         // which an answer could come.
                         Some(None) => continue,
                     };
-                    Origin::Listener { listener, local }
+                    let origin = Origin::Listener { listener, local };
+                    (origin, bursts, socket.socket.as_fd())
                 }
-                Socket::Relay(index) => match &self.relays[index as usize] {
-                    Some(relay) => Origin::Relay(RelayId {
-                        index,
-                        generation: relay.generation,
-                    }),
+                Socket::Relay(index) => match &mut self.relays[index as usize] {
+                    Some(relay) => {
+                        let id = RelayId {
+                            index,
+                            generation: relay.generation,
+                        };
+                        (Origin::Relay(id), &mut relay.bursts, relay.socket.as_fd())
+                    }
                     None => continue,
                 },
             };
-            return Some(Event::Datagram {
-                origin,
-                source: received.source,
-                slot: Slot(slot as u32),
-                len: received.len,
-                arrived: received.arrived,
-            });
+            let merged = Merged::new(origin, Slot(slot as u32), &received);
+            if bursts.note(self.merged.as_ref(), &merged) {
+                bind::merge(fd);
+            }
+            return Some(merged);
         }
     }
 
@@ -210,6 +220,7 @@ impl Mmsg {
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
+    use std::os::fd::OwnedFd;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -218,13 +229,14 @@ mod tests {
 
     use super::*;
     use crate::net::descriptors::Descriptors;
+    use crate::net::merged::tests::shared_slots;
     use crate::net::plane::DataPlane;
     use crate::net::relays::{RelayOpener, Reservations};
     use crate::proto::ports::RelayAddresses;
     use crate::proto::{Family, Mono, OpenSpec};
 
-    #[test]
-    fn a_long_error_queue_is_read_to_its_end() {
+    /// A plane with one relay socket, and another descriptor of that.
+    fn plane(segments: bool) -> (Mmsg, OwnedFd, SocketAddr) {
         let local = [127, 0, 0, 1].into();
         let mut opener = RelayOpener::new(
             RelayAddresses::new(vec![(local, local)], 20_000..=29_999),
@@ -236,12 +248,29 @@ mod tests {
         let family = Family::V4;
         let socket = opener.open(OpenSpec::Any { family }).expect("opened");
         let fd = socket.as_fd().try_clone_to_owned().expect("cloned");
-        let mut plane = Mmsg::new(Vec::new(), true).expect("made");
+        let address = socket.opened().local;
+        let mut plane = Mmsg::new(Vec::new(), segments).expect("made");
         let relay = RelayId {
             index: 0,
             generation: 1,
         };
         plane.open(relay, socket).expect("watched");
+        (plane, fd, address)
+    }
+
+    #[test]
+    fn bursts_come_as_one_and_are_handed_out_one_by_one() {
+        let shared = |segments| {
+            let (mut plane, _, address) = plane(segments);
+            shared_slots(&mut plane, address)
+        };
+        assert!(shared(true) > 0);
+        assert_eq!(shared(false), 0);
+    }
+
+    #[test]
+    fn a_long_error_queue_is_read_to_its_end() {
+        let (mut plane, fd, _) = plane(true);
         let open = UdpSocket::bind("127.0.0.1:0").expect("bound");
         let closed = open.local_addr().expect("bound");
         drop(open);

@@ -2,10 +2,10 @@
 
 use std::os::fd::AsFd;
 
-use super::{BOUNCE, Mmsg, QUEUE, REPLIES_START, REPLY_SIZE, Socket, slot_start};
+use super::{BOUNCES_START, Mmsg, QUEUE, REPLIES_START, REPLY_SIZE, Socket, slot_start};
 use crate::net::bind::set_mtu_discovery;
 use crate::net::outbox::{Line, NONE, Queued, Run};
-use crate::net::plane::{DataPlane, Payload, Slot};
+use crate::net::plane::{DataPlane, Payload};
 
 impl Mmsg {
     pub(super) fn queue(&mut self, socket: Socket, mut queued: Queued) {
@@ -35,11 +35,12 @@ impl Mmsg {
         let padding = usize::from(payload.padding);
         if !payload.alone && (!prefix.is_empty() || padding > 0) {
             // The bytes around this payload belong to other datagrams that wait.
-            if self.bounce_used {
+            let taken = prefix.len() + payload.len + padding;
+            if self.bounced + taken > REPLIES_START - BOUNCES_START {
                 self.flush();
             }
-            self.bounce_used = true;
-            let bounce = slot_start(Slot(BOUNCE));
+            let bounce = BOUNCES_START + self.bounced + prefix.len();
+            self.bounced += taken;
             self.memory.copy_within(start..start + payload.len, bounce);
             start = bounce;
         }
@@ -104,6 +105,6 @@ impl Mmsg {
         }
         self.dirty.clear();
         self.queue.clear();
-        self.bounce_used = false;
+        self.bounced = 0;
     }
 }

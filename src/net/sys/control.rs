@@ -73,6 +73,14 @@ pub(super) fn arrival_time(level: c_int, kind: c_int, data: &[u8]) -> Option<u64
     Some(seconds * 1_000_000 + time.tv_nsec as u64 / 1000)
 }
 
+/// The size of each but the last of the datagrams that came as one, on a socket that asks for it.
+pub(super) fn merged_size(level: c_int, kind: c_int, data: &[u8]) -> Option<usize> {
+    if (level, kind) != (libc::SOL_UDP, libc::UDP_GRO) {
+        return None;
+    }
+    usize::try_from(read::<c_int>(data)?).ok()
+}
+
 /// Plain structures that the kernel fills: any bits are a valid value.
 pub(super) trait Plain: Copy {}
 impl Plain for libc::in_pktinfo {}
@@ -80,6 +88,7 @@ impl Plain for libc::in6_pktinfo {}
 impl Plain for libc::sock_extended_err {}
 impl Plain for libc::timespec {}
 impl Plain for u16 {}
+impl Plain for c_int {}
 
 pub(super) fn read<T: Plain>(data: &[u8]) -> Option<T> {
     if data.len() < mem::size_of::<T>() {

@@ -11,7 +11,8 @@ use libc::{c_uint, socklen_t};
 
 use super::check;
 use super::control::{
-    Control, SEGMENT, arrival_time, each_control, packet_info, write_packet_info, write_segment,
+    Control, SEGMENT, arrival_time, each_control, merged_size, packet_info, write_packet_info,
+    write_segment,
 };
 use super::name::Name;
 use super::segments::{Joined, Segments};
@@ -28,6 +29,21 @@ pub(in crate::net) struct Received {
     pub(in crate::net) local: Option<Option<IpAddr>>,
     /// When it came, in microseconds of Unix time, when the socket asks for it.
     pub(in crate::net) arrived: Option<u64>,
+    /// When it is several datagrams of one sender that came as one: the size of each but the last,
+    /// which may be shorter.
+    pub(in crate::net) segment: Option<usize>,
+}
+
+impl Received {
+    /// The size of each datagram but the last one: of the only one when it is one.
+    pub(in crate::net) fn each(&self) -> usize {
+        let size = self.segment.unwrap_or(self.len);
+        if size == 0 {
+            self.len
+        } else {
+            size.min(self.len)
+        }
+    }
 }
 
 struct Headers {
@@ -126,6 +142,7 @@ impl Receiver {
         let message = &self.headers.messages[slot];
         let mut local = None;
         let mut arrived = None;
+        let mut segment = None;
         if message.msg_hdr.msg_controllen > 0 {
             let control = self.headers.controls[slot].first(message.msg_hdr.msg_controllen);
             each_control(control, |level, kind, data| {
@@ -133,6 +150,7 @@ impl Receiver {
                     local = Some(found);
                 }
                 arrived = arrived.or_else(|| arrival_time(level, kind, data));
+                segment = segment.or_else(|| merged_size(level, kind, data));
             });
         }
         Some(Received {
@@ -140,6 +158,7 @@ impl Receiver {
             source: self.headers.names[slot].get()?,
             local,
             arrived,
+            segment,
         })
     }
 }

@@ -43,6 +43,11 @@ impl Segments {
         }
     }
 
+    /// Whether anything leaves, or comes, in one at all.
+    pub(in crate::net) const fn is_on(&self) -> bool {
+        self.on
+    }
+
     /// Whether a datagram of `len` bytes may join those.
     pub(in crate::net) fn take(&mut self, joined: Joined, len: usize) -> bool {
         let Joined { count, first, last } = joined;

@@ -30,22 +30,24 @@ pub(in crate::net) const SUBMISSIONS: usize = 256;
 const COMPLETIONS: u32 = 4096;
 
 /// What the kernel writes in front of a received payload: four numbers, the source, and control
-/// messages: when it came, and for listeners packet info. Behind it the slot's data starts, and
-/// all of it is head room for a prefix once it is read.
+/// messages: when it came, the size of each when several came as one, and for listeners packet
+/// info. Behind it the slot's data starts, and all of it is head room for a prefix once it is read.
 const RECEIVED: usize = 16;
 const NAME: usize = 32;
 const TIME: usize = 32;
+const MERGED: usize = 24;
 const PACKET_INFO: usize = 40;
-pub(in crate::net) const HEAD: usize = 128;
-const _: () = assert!(RECEIVED + NAME + TIME + PACKET_INFO <= HEAD);
+pub(in crate::net) const HEAD: usize = 192;
+const _: () = assert!(RECEIVED + NAME + TIME + MERGED + PACKET_INFO <= HEAD);
 
 /// Bytes behind a slot's data.
 const TAIL: usize = 64;
 
 /// From slot to slot: an odd number of cache lines, so that the starts of the slots do not fall
 /// into one set of the cache. A slot has room for any datagram: memory is taken only by the
-/// pages that were ever written to, one for each slot unless somebody sends jumbo datagrams.
-const STRIDE: usize = HEAD + crate::net::plane::SLOT_SIZE + TAIL + 64;
+/// pages that were ever written to: one for each slot unless somebody sends jumbo datagrams, or
+/// bursts that come as one.
+const STRIDE: usize = HEAD + crate::net::plane::SLOT_SIZE + TAIL;
 const _: () = assert!(STRIDE.is_multiple_of(64) && !(STRIDE / 64).is_multiple_of(2));
 
 /// How many slots there are: those lent to the kernel for listeners and for relay sockets
@@ -69,8 +71,8 @@ impl SlotGroup {
     /// Room for control messages.
     const fn control(self) -> usize {
         match self {
-            Self::Listeners => TIME + PACKET_INFO,
-            Self::Relays => TIME,
+            Self::Listeners => TIME + MERGED + PACKET_INFO,
+            Self::Relays => TIME + MERGED,
         }
     }
 }
@@ -385,6 +387,7 @@ impl Ring {
         let name = &head[RECEIVED..RECEIVED + NAME.min(name_len)];
         let mut local = None;
         let mut arrived = None;
+        let mut segment = None;
         if control_len > 0 {
             let control = &head[RECEIVED + NAME..][..room.min(control_len)];
             control::each_control(control, |level, kind, data| {
@@ -392,6 +395,7 @@ impl Ring {
                     local = Some(found);
                 }
                 arrived = arrived.or_else(|| control::arrival_time(level, kind, data));
+                segment = segment.or_else(|| control::merged_size(level, kind, data));
             });
         }
         Some(Received {
@@ -399,6 +403,7 @@ impl Ring {
             source: name::parse(name)?,
             local,
             arrived,
+            segment,
         })
     }
 }

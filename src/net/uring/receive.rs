@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use super::{BATCH, EPOLL, ERRORS, KIND, LISTENER, SEND, Uring};
+use crate::net::bind;
+use crate::net::merged::Merged;
 use crate::net::plane::{Event, Origin, Slot};
 use crate::net::sys::uring::Completion;
 use crate::net::sys::{self, QueuedError};
@@ -109,13 +111,21 @@ impl Uring {
 
     /// See [`DataPlane::next`](crate::net::plane::DataPlane::next).
     pub(super) fn next_event(&mut self) -> Option<Event> {
-        while self.handed_out < BATCH
-            && let Some(arrived) = self.arrived.pop_front()
-        {
-            self.used.push(arrived.slot);
-            if let Some(event) = self.arrival(arrived) {
+        loop {
+            if let Some(event) = self.merged.as_mut().and_then(Merged::next) {
                 self.handed_out += 1;
                 return Some(event);
+            }
+            if self.handed_out >= BATCH {
+                break;
+            }
+            let Some(arrived) = self.arrived.pop_front() else {
+                break;
+            };
+            self.used.push(arrived.slot);
+            if let Some(merged) = self.arrival(arrived) {
+                self.note_burst(&merged);
+                self.merged = Some(merged);
             }
         }
         if let Some(event) = self.next_error() {
@@ -128,7 +138,7 @@ impl Uring {
         Some(Event::Ready { token, readiness })
     }
 
-    fn arrival(&mut self, arrived: super::Arrived) -> Option<Event> {
+    fn arrival(&mut self, arrived: super::Arrived) -> Option<Merged> {
         let id = RelayId::from_bits(arrived.token);
         let is_relay = id.generation != 0;
         if is_relay {
@@ -150,13 +160,25 @@ impl Uring {
             };
             Origin::Listener { listener, local }
         };
-        Some(Event::Datagram {
-            origin,
-            source: received.source,
-            slot: Slot(u32::from(arrived.slot)),
-            len: received.len,
-            arrived: received.arrived,
-        })
+        let slot = Slot(u32::from(arrived.slot));
+        Some(Merged::new(origin, slot, &received))
+    }
+
+    fn note_burst(&mut self, merged: &Merged) {
+        let (bursts, fd) = match merged.origin {
+            Origin::Relay(id) => match &mut self.relays[id.index as usize] {
+                Some(relay) => (&mut relay.bursts, relay.socket.as_fd()),
+                None => return,
+            },
+            Origin::Listener { listener, .. } => {
+                let index = listener as usize;
+                let fd = self.listeners[index].socket.as_fd();
+                (&mut self.listener_bursts[index], fd)
+            }
+        };
+        if bursts.note(self.merged.as_ref(), merged) {
+            bind::merge(fd);
+        }
     }
 
     /// Reads one entry of an error queue.
@@ -206,6 +228,7 @@ mod tests {
 
     use super::*;
     use crate::net::descriptors::Descriptors;
+    use crate::net::merged::tests::shared_slots;
     use crate::net::plane::{DataPlane, Payload};
     use crate::net::relays::{RelayOpener, Reservations};
     use crate::net::uring::new_ring;
@@ -214,6 +237,10 @@ mod tests {
 
     /// A plane with one relay socket.
     fn plane() -> (Uring, RelayId, SocketAddr, Arc<RelayAddresses>) {
+        plane_with(true)
+    }
+
+    fn plane_with(segments: bool) -> (Uring, RelayId, SocketAddr, Arc<RelayAddresses>) {
         let ring = new_ring(64).expect("the tests of this data path need io_uring (Linux 6.1)");
         let local = [127, 0, 0, 1].into();
         let ports = RelayAddresses::new(vec![(local, local)], 20_000..=29_999);
@@ -227,7 +254,7 @@ mod tests {
         let family = Family::V4;
         let socket = opener.open(OpenSpec::Any { family }).expect("opened");
         let address = socket.opened().local;
-        let mut plane = Uring::new(ring, Vec::new(), true).expect("made");
+        let mut plane = Uring::new(ring, Vec::new(), segments).expect("made");
         let relay = RelayId {
             index: 0,
             generation: 1,
@@ -322,6 +349,16 @@ mod tests {
                 assert_eq!(seen, wanted);
             }
         }
+    }
+
+    #[test]
+    fn bursts_come_as_one_and_are_handed_out_one_by_one() {
+        let shared = |segments| {
+            let (mut plane, _, address, _) = plane_with(segments);
+            shared_slots(&mut plane, address)
+        };
+        assert!(shared(true) > 0);
+        assert_eq!(shared(false), 0);
     }
 
     #[test]

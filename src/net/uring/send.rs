@@ -23,7 +23,7 @@ impl Uring {
         let entered = self.enter_pushed(wait);
         self.submission = self.submission.wrapping_add(1);
         self.runs.clear();
-        self.used_bounces = 0;
+        self.bounced = 0;
         self.used_replies = 0;
         entered
     }
@@ -152,11 +152,13 @@ impl Uring {
         }
         if !payload.alone {
             // The bytes around this payload belong to other datagrams that wait.
-            if self.used_bounces == BOUNCES {
+            let room = self.own(STREAM_SLOTS)..self.own(STREAM_SLOTS + BOUNCES);
+            let taken = prefix.len() + payload.len + padding;
+            if self.bounced + taken > room.len() {
                 self.submit();
             }
-            let bounce = self.own(STREAM_SLOTS + self.used_bounces);
-            self.used_bounces += 1;
+            let bounce = room.start + self.bounced + prefix.len();
+            self.bounced += taken;
             let (from, to) = self
                 .ring
                 .bytes_and_mut(start..start + payload.len, bounce..bounce + payload.len);

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use turnserver::auth;
 use turnserver::client::turn::Credentials;
 
-use super::payload;
+use super::{payload, worker};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -56,6 +56,10 @@ pub(crate) struct Options {
     #[arg(long, short, value_name = "PACKETS", conflicts_with = "search",
           value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub(super) rate: Option<u64>,
+    /// So many packets of an allocation and way are sent at once, as those of a video frame are
+    #[arg(long, value_name = "PACKETS", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=worker::BURST as i64))]
+    pub(super) burst: u8,
     /// Search for the highest rate with at most --max-loss
     #[arg(long)]
     pub(super) search: bool,

@@ -43,8 +43,8 @@ pub(super) struct Step {
 
 /// How long a measurement waits at the most for packets that are still on their way.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Packets sent before the sockets are looked at.
-const BURST: u64 = 64;
+/// The most packets sent before the sockets are looked at.
+pub(super) const BURST: u64 = 64;
 /// How often refreshes are looked for.
 const KEEP: Duration = Duration::from_secs(1);
 
@@ -76,6 +76,8 @@ pub(super) struct Worker<'s, 'p> {
     /// What is sent in turn: allocation and way.
     turns: Vec<(u32, usize)>,
     next_turn: usize,
+    /// What is left of the burst of this turn.
+    left: u8,
     tally: Tally,
     ready: Vec<usize>,
 }
@@ -110,6 +112,7 @@ impl<'s, 'p> Worker<'s, 'p> {
             flows: std::iter::repeat_with(|| IDLE).take(count).collect(),
             turns: turns.collect(),
             next_turn: 0,
+            left: plan.options.burst,
             tally: Tally::new(),
             ready: Vec::new(),
         })
@@ -149,6 +152,7 @@ impl<'s, 'p> Worker<'s, 'p> {
     pub(super) fn step(&mut self, step: Step) -> Result<Tally, String> {
         self.flows.fill_with(|| IDLE);
         self.next_turn = 0;
+        self.left = self.shared.plan.options.burst;
         self.tally = Tally::new();
         if !step.warm_up.is_zero() {
             self.phase(step, true, step.warm_up)?;
@@ -165,15 +169,16 @@ impl<'s, 'p> Worker<'s, 'p> {
     fn phase(&mut self, step: Step, warm_up: bool, duration: Duration) -> Result<(), String> {
         let start = now();
         let end = start + duration;
-        let mut pace = Pace::new(start, step.rate);
+        let burst = u64::from(self.shared.plan.options.burst);
+        let mut pace = Pace::new(start, step.rate / burst as f64);
         let mut keep = start + KEEP;
         loop {
             let at = now();
             if at >= end || self.shared.stop.load(Relaxed) {
                 break;
             }
-            let due = pace.take(at, BURST);
-            for _ in 0..due {
+            let due = pace.take(at, BURST / burst);
+            for _ in 0..due * burst {
                 self.send_next(step.tag, warm_up);
             }
             self.flush(warm_up);
@@ -192,7 +197,7 @@ impl<'s, 'p> Worker<'s, 'p> {
             self.receive(step.tag, wait)?;
         }
         if !warm_up {
-            self.tally.skipped += pace.skipped();
+            self.tally.skipped += pace.skipped() * burst;
         }
         Ok(())
     }
@@ -217,9 +222,10 @@ impl<'s, 'p> Worker<'s, 'p> {
 
     fn send_next(&mut self, tag: u32, warm_up: bool) {
         let (index, way) = self.turns[self.next_turn];
-        self.next_turn += 1;
-        if self.next_turn == self.turns.len() {
-            self.next_turn = 0;
+        self.left -= 1;
+        if self.left == 0 {
+            self.left = self.shared.plan.options.burst;
+            self.next_turn = (self.next_turn + 1) % self.turns.len();
         }
         let local = index as usize;
         let flow = &mut self.flows[local];
