@@ -107,25 +107,47 @@ fn a_udp_port_is_forwarded_to_many_at_once() {
     let _host = Turnctl::serve(&at, "k", "udp", shouting_port());
     let mut forward = Turnctl::start(&["forward", &at, "k", "udp", "0"]);
     let local = forward.listening();
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let client = UdpSocket::bind("127.0.0.1:0").expect("loopback");
-            client.connect(local).expect("loopback");
-            client
-                .set_read_timeout(Some(Duration::from_millis(500)))
-                .expect("set");
-            client
-        })
-        .collect();
+    let clients: Vec<_> = (0..4).map(|_| client_of(local)).collect();
     for (number, client) in clients.iter().enumerate() {
-        let (question, wanted) = (format!("hello {number}"), format!("HELLO {number}"));
-        let mut buffer = [0; 2000];
-        // Datagrams may be lost on the way.
-        let answered = (0..20).any(|_| {
-            client.send(question.as_bytes()).expect("sent");
-            matches!(client.recv(&mut buffer), Ok(len) if buffer[..len] == *wanted.as_bytes())
-        });
-        assert!(answered, "{wanted}");
+        answered(client, number);
+    }
+}
+
+/// A UDP client, with a port of its own.
+fn client_of(local: SocketAddr) -> UdpSocket {
+    let client = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+    client.connect(local).expect("loopback");
+    let wait = Some(Duration::from_millis(500));
+    client.set_read_timeout(wait).expect("set");
+    client
+}
+
+/// Asks the shouting port. Datagrams may be lost on the way.
+fn answered(client: &UdpSocket, number: usize) {
+    let (question, wanted) = (format!("hello {number}"), format!("HELLO {number}"));
+    let mut buffer = [0; 2000];
+    let answered = (0..20).any(|_| {
+        client.send(question.as_bytes()).expect("sent");
+        matches!(client.recv(&mut buffer), Ok(len) if buffer[..len] == *wanted.as_bytes())
+    });
+    assert!(answered, "{wanted}");
+}
+
+/// More than are remembered at a time: the one that was silent for longest makes room, at both
+/// ends.
+#[test]
+fn more_udp_clients_than_there_is_room_for_are_answered_one_after_the_other() {
+    const CLIENTS: usize = 300;
+
+    let server = start();
+    let at = pairing(&server);
+    let _host = Turnctl::serve(&at, "k", "udp", shouting_port());
+    let mut forward = Turnctl::start(&["forward", &at, "k", "udp", "0"]);
+    let local = forward.listening();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| client_of(local)).collect();
+    // The first ones are forgotten by then, and are new ones.
+    for number in (0..CLIENTS).chain(0..4) {
+        answered(&clients[number], number);
     }
 }
 

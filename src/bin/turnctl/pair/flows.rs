@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use turnserver::client::quic::Streams;
 
 /// UDP clients at a time; the one that was silent for longest makes room.
-pub(super) const MOST_FLOWS: usize = 256;
+const MOST_FLOWS: usize = 256;
 /// After so much silence a UDP client is forgotten.
 pub(super) const FLOW_IDLE: Duration = Duration::from_secs(120);
 
@@ -65,6 +65,40 @@ impl Flows {
     }
 }
 
+/// What the side of the served port has for each flow. It makes room as [`Flows`] does: a number
+/// that is not known is a new client, for which the other side has forgotten another one.
+pub(super) struct ByFlow<T>(HashMap<u16, (T, Instant)>);
+
+impl<T> Default for ByFlow<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T> ByFlow<T> {
+    /// What is known of a flow, which is used now.
+    pub(super) fn get(&mut self, number: u16, now: Instant) -> Option<&T> {
+        let (known, used) = self.0.get_mut(&number)?;
+        *used = now;
+        Some(known)
+    }
+
+    /// Of a flow that is new, or instead of what was known of it.
+    pub(super) fn insert(&mut self, number: u16, new: T, now: Instant) {
+        if self.0.len() >= MOST_FLOWS
+            && !self.0.contains_key(&number)
+            && let Some((&oldest, _)) = self.0.iter().min_by_key(|(_, (_, used))| *used)
+        {
+            self.0.remove(&oldest);
+        }
+        self.0.insert(number, (new, now));
+    }
+
+    pub(super) fn forget_idle(&mut self, now: Instant) {
+        self.0.retain(|_, (_, used)| now - *used < FLOW_IDLE);
+    }
+}
+
 /// What a datagram between the two says: the flow, and the client's bytes.
 pub(super) fn split(datagram: &[u8]) -> Option<(u16, &[u8])> {
     let (number, bytes) = datagram.split_first_chunk()?;
@@ -109,5 +143,25 @@ mod tests {
         flows.forget_idle(start + FLOW_IDLE + Duration::from_millis(500));
         assert_eq!(flows.by_number.len(), 2);
         assert_eq!(flows.by_client.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_flow_takes_the_place_of_the_one_that_was_silent_for_longest() {
+        let mut flows = ByFlow::default();
+        let start = Instant::now();
+        for number in 0..MOST_FLOWS as u16 {
+            flows.insert(number, number, start + Duration::from_millis(number.into()));
+        }
+        let later = start + Duration::from_secs(1);
+        assert_eq!(flows.get(0, later), Some(&0));
+        flows.insert(2, 20, later);
+        flows.insert(9999, 9999, later);
+        assert_eq!(flows.0.len(), MOST_FLOWS);
+        assert_eq!(flows.get(1, later), None, "it was silent for longest");
+        for (number, known) in [(0, 0), (2, 20), (3, 3), (9999, 9999)] {
+            assert_eq!(flows.get(number, later), Some(&known));
+        }
+        flows.forget_idle(start + FLOW_IDLE + Duration::from_millis(500));
+        assert_eq!(flows.0.len(), 4, "those that were used since");
     }
 }

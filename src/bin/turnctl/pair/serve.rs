@@ -1,7 +1,6 @@
 //! What `turnctl host --to` does for one device: everything that comes from it goes to the served
 //! port, and what that answers goes back.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use turnserver::client::quic::{QuicStream, Streams};
 use turnserver::pairing;
 
 use super::Protocol;
-use super::flows::{FLOW_IDLE, MOST_FLOWS, send, split};
+use super::flows::{ByFlow, FLOW_IDLE, send, split};
 use super::stop::Stop;
 
 /// Room for the longest datagram.
@@ -93,9 +92,21 @@ async fn serve_tcp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
     }
 }
 
+/// The socket of one flow. Nothing is answered any more when it is dropped.
+struct Served {
+    socket: Arc<UdpSocket>,
+    answering: AbortHandle,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.answering.abort();
+    }
+}
+
 /// Every flow of datagrams, and every stream, has a socket of its own.
 async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>) -> io::Result<()> {
-    let mut sockets: HashMap<u16, (Arc<UdpSocket>, Instant, AbortHandle)> = HashMap::new();
+    let mut flows: ByFlow<Served> = ByFlow::default();
     let mut sweep = interval(FLOW_IDLE / 4);
     loop {
         tokio::select! {
@@ -106,24 +117,24 @@ async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
                 let Some((number, bytes)) = split(&datagram) else {
                     continue;
                 };
-                if !sockets.contains_key(&number) {
-                    if sockets.len() >= MOST_FLOWS {
-                        continue;
+                let now = Instant::now();
+                let socket = match flows.get(number, now) {
+                    Some(served) => Arc::clone(&served.socket),
+                    None => {
+                        // No descriptor is left: the datagram is lost, as any may be.
+                        let Ok(socket) = connected(to).await else {
+                            continue;
+                        };
+                        let socket = Arc::new(socket);
+                        let answering = answer(streams.clone(), Arc::clone(&socket), number);
+                        let answering = carried.spawn(answering);
+                        let served = Served { socket: Arc::clone(&socket), answering };
+                        flows.insert(number, served, now);
+                        socket
                     }
-                    // No descriptor is left: the datagram is lost, as any may be.
-                    let Ok(socket) = connected(to).await else {
-                        continue;
-                    };
-                    let socket = Arc::new(socket);
-                    let answering = answer(streams.clone(), Arc::clone(&socket), number);
-                    let answering = carried.spawn(answering);
-                    sockets.insert(number, (socket, Instant::now(), answering));
-                }
-                if let Some((socket, used, _)) = sockets.get_mut(&number) {
-                    *used = Instant::now();
-                    // Refused when nothing listens there (now).
-                    let _ = socket.send(bytes).await;
-                }
+                };
+                // Refused when nothing listens there (now).
+                let _ = socket.send(bytes).await;
             }
             accepted = streams.accept() => {
                 let Ok(stream) = accepted else {
@@ -137,16 +148,7 @@ async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
                 });
             }
             Some(_) = carried.join_next() => {}
-            _ = sweep.tick() => {
-                let now = Instant::now();
-                sockets.retain(|_, (_, used, answering)| {
-                    let keep = now - *used < FLOW_IDLE;
-                    if !keep {
-                        answering.abort();
-                    }
-                    keep
-                });
-            }
+            _ = sweep.tick() => flows.forget_idle(Instant::now()),
         }
     }
 }
