@@ -406,3 +406,66 @@ fn the_nat_is_described_in_words_and_as_json() {
     let (code, words) = run(&["nat", "nobody.invalid:3478"]);
     assert_eq!((code, words.as_str()), (Some(1), ""));
 }
+
+#[test]
+fn nat_says_why_it_asks_nobody() {
+    let server = start();
+    let at = pairing(&server);
+    let fails = |arguments: &[&str]| {
+        let output = command(&[&["nat", &at][..], arguments].concat()).output();
+        let output = output.expect("turnctl runs");
+        assert_eq!(output.stdout, b"");
+        let words = String::from_utf8(output.stderr).expect("UTF-8");
+        (output.status.code(), words)
+    };
+    let (code, words) = fails(&["--bind", "::1"]);
+    assert_eq!(code, Some(2), "{words}");
+    assert!(words.contains("--bind ::1 is of IPv6"), "{words}");
+    let (code, line) = fails(&["--bind", "::1", "--json"]);
+    let event: Value = serde_json::from_str(&line).expect("one object");
+    assert_eq!(code, Some(2), "{line}");
+    assert_eq!(
+        (&event["event"], &event["exit_code"]),
+        (&"error".into(), &2.into())
+    );
+    assert_eq!(
+        words,
+        format!("error: {}\n", event["message"].as_str().expect("a text"))
+    );
+    for stun in ["x", "x:0", ":3478", "x:y"] {
+        let (code, words) = fails(&["--stun", stun]);
+        assert_eq!(code, Some(2), "{words}");
+    }
+    // That may be another time.
+    let (code, words) = fails(&["--stun", "nobody.invalid:3478"]);
+    assert_eq!(code, Some(1), "{words}");
+    assert!(words.starts_with("error: nobody.invalid:3478: "), "{words}");
+}
+
+/// The server says for how long it may be silent, which ends nothing.
+#[test]
+fn a_host_waits_without_an_end() {
+    let server = start();
+    let at = pairing(&server);
+    let mut host = Turnctl::start(&["host", &at, "k"]);
+    let waiting = host.event("waiting");
+    assert!(
+        waiting["observed"].is_string() && waiting["wait_s"].is_null(),
+        "{waiting}"
+    );
+    let host = Turnctl::spawn(&mut command(&["host", &at, "l"]));
+    let line = loop {
+        let line = host.events.recv_timeout(PATIENCE).expect("a line");
+        if line.as_str().expect("words").starts_with("waiting") {
+            break line;
+        }
+    };
+    assert!(
+        line.as_str()
+            .expect("words")
+            .starts_with("waiting for devices (seen as "),
+        "{line}"
+    );
+    let mut waiting = Turnctl::start(&["connect", &at, "m", "udp", "--wait", "7"]);
+    assert_eq!(waiting.event("waiting")["wait_s"], 7);
+}

@@ -1,9 +1,14 @@
 //! The companion for people: what is asked on the command line, and which module answers it.
 
+// They panic where standard output or error cannot be written to; `say` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod bench;
 mod nat;
 mod pair;
+mod say;
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -48,7 +53,8 @@ enum Command {
     Key,
     /// Say which NAT this machine is behind, and what that means
     ///
-    /// Asks the server's own port and 3478 over UDP (RFC 5780). Exits with 1 when none answered.
+    /// Asks the server's own port and 3478 over UDP (RFC 5780). Exits with 1 when none answered, with
+    /// 2 for a wrong command line.
     Nat(Box<nat::Options>),
     /// Put load on a TURN server and say what came through
     ///
@@ -60,18 +66,20 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done: Result<ExitCode, Box<dyn Error>> = match Cli::parse().command {
         Command::Bench(options) => bench::run(*options),
-        Command::Connect(options) => pair::connect(&options),
-        Command::Host(options) => pair::host(&options),
-        Command::Forward(options) => pair::forward(&options),
+        Command::Connect(options) => pair::connect(&options).map_err(Into::into),
+        Command::Host(options) => pair::host(&options).map_err(Into::into),
+        Command::Forward(options) => pair::forward(&options).map_err(Into::into),
         Command::Key => pair::key(),
         Command::Nat(options) => nat::run(&options),
     };
     match done {
         Ok(code) => code,
-        Err(text) => {
-            eprintln!("error: {text}");
+        Err(error) => {
+            if !say::nobody_reads(&*error) {
+                say::aside(format_args!("error: {error}\n"));
+            }
             ExitCode::FAILURE
         }
     }

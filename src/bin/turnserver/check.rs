@@ -32,23 +32,25 @@ pub(crate) fn run(common: &Common, options: Options) -> Result<(), Failure> {
     warnings.extend(machine_warnings(&source.settings));
     let certificates = certificates(&source.settings, &mut warnings)?;
 
-    crate::print(&match &source.from.path {
+    crate::result(&match &source.from.path {
         Some(path) => format!("# {} is valid. In force, secrets redacted:", path.display()),
         None => "# The built-in configuration. In force, secrets redacted:".into(),
-    });
+    })?;
     let sources = source.from.overrides.sources();
     if !sources.is_empty() {
-        crate::print(&format!(
+        crate::result(&format!(
             "# From environment and flags: {}",
             sources.join(", ")
-        ));
+        ))?;
     }
-    crate::print(&effective(&source.settings));
-    crate::print(&capacity(&source.settings));
-    crate::print(&data_path(&source.settings)?);
-    certificates.iter().for_each(|line| crate::print(line));
+    crate::result(&effective(&source.settings))?;
+    crate::result(&capacity(&source.settings))?;
+    crate::result(&data_path(&source.settings)?)?;
+    for line in certificates {
+        crate::result(&line)?;
+    }
     for Warning { message, help } in warnings {
-        eprintln!("warning: {message}\n = help: {help}");
+        crate::warn(&format!("warning: {message}\n = help: {help}"));
     }
     Ok(())
 }

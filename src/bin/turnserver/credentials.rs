@@ -31,8 +31,7 @@ pub(crate) fn run(common: &Common, options: &Options) -> Result<(), Failure> {
     let (username, credential, ttl) = credential(&settings, options)?;
     let urls = urls(&settings, options.host.as_deref());
     let configuration = IceConfiguration::new(urls, username, credential, ttl);
-    crate::print(&configuration.json());
-    Ok(())
+    crate::result(&configuration.json())
 }
 
 /// Username, password, and how long they are valid.

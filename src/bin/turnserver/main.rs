@@ -1,5 +1,8 @@
 //! The command line: what is asked, and which module answers it.
 
+// They panic where standard output or error cannot be written to.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod certificate;
 mod check;
 mod credentials;
@@ -9,6 +12,7 @@ mod init;
 mod ping;
 mod source;
 
+use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,10 +110,25 @@ fn main() -> ExitCode {
     }
 }
 
-/// Writes to standard output. Whoever reads it may stop early, as `head` does.
+/// Writes to standard output what is said besides: where that cannot be, nothing else changes.
 fn print(text: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = result(text);
+}
+
+/// Writes to standard output what the command is there for.
+fn result(text: &str) -> Result<(), Failure> {
+    let mut output = std::io::stdout().lock();
+    let written = writeln!(output, "{text}").and_then(|()| output.flush());
+    written.map_err(|error| match error.kind() {
+        // Whoever read it has stopped early, as `head` does.
+        ErrorKind::BrokenPipe => Failure::Unread,
+        _ => Failure::Plain(format!("standard output: {error}")),
+    })
+}
+
+/// Writes to standard error, where that can be.
+fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Serves until a signal ends it.
@@ -165,13 +184,16 @@ enum Failure {
     Config(String),
     /// Anything else, in one line.
     Plain(String),
+    /// Nobody reads what there is to say.
+    Unread,
 }
 
 impl Failure {
     fn report(self) -> ExitCode {
         match self {
-            Self::Config(text) => eprintln!("{text}"),
-            Self::Plain(text) => eprintln!("error: {text}"),
+            Self::Config(text) => warn(&text),
+            Self::Plain(text) => warn(&format!("error: {text}")),
+            Self::Unread => {}
         }
         ExitCode::FAILURE
     }

@@ -18,7 +18,8 @@ mod stream;
 mod tally;
 mod worker;
 
-use std::io::{IsTerminal, Write};
+use std::error::Error;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -33,8 +34,10 @@ use search::Made;
 use tally::Tally;
 use worker::{Shared, Step, Worker};
 
+use crate::say;
+
 /// Runs what the command line asks for and prints the result.
-pub(crate) fn run(options: Options) -> Result<ExitCode, String> {
+pub(crate) fn run(options: Options) -> Result<ExitCode, Box<dyn Error>> {
     let plan = Plan::new(options)?;
     poll::raise_file_limit();
     let shared = Shared {
@@ -58,8 +61,7 @@ pub(crate) fn run(options: Options) -> Result<ExitCode, String> {
         true => format!("{:#}", report.json()),
         false => report.text(),
     };
-    // Whoever reads it may stop early, as `head` does.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    say::result(text)?;
     Ok(match report.passes() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
@@ -109,7 +111,7 @@ fn load<'s>(shared: &'s Shared<'s>, threads: &'s Scope<'s, '_>) -> Done {
     gather(&handles, &progress, "allocating")?;
     let setup = now() - start;
     let measured = if plan.mode == Mode::Hold {
-        eprintln!("{} allocations held", plan.clients);
+        say::aside(format_args!("{} allocations held\n", plan.clients));
         let step = Step {
             tag: 0,
             rate: 0.0,
@@ -270,7 +272,7 @@ impl<'s> Progress<'s> {
 
     fn show(&self, line: &str) {
         if self.shown {
-            eprint!("\r\x1b[K{line}");
+            say::aside(format_args!("\r\x1b[K{line}"));
         }
     }
 

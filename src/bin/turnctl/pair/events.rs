@@ -12,6 +12,8 @@ use tokio::time::{Instant, sleep_until};
 use turnserver::client::connect::{PathChanges, PathInfo, Progress};
 use turnserver::pairing::PathKind;
 
+use crate::say;
+
 /// Takes the line on a terminal back that is there for a while only.
 const WIPE: &str = "\r\x1b[K";
 
@@ -25,14 +27,10 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// `counts`: on a terminal the seconds of the wait are counted down.
-    pub(super) fn new(
-        json: bool,
-        counts: bool,
-        mut told: mpsc::UnboundedReceiver<Progress>,
-    ) -> Self {
+    /// `ends`: a wait ends after its time, and on a terminal its seconds are counted down.
+    pub(super) fn new(json: bool, ends: bool, mut told: mpsc::UnboundedReceiver<Progress>) -> Self {
         let teller = tokio::spawn(async move {
-            let counts = counts && !json && std::io::stderr().is_terminal();
+            let counts = ends && !json && std::io::stderr().is_terminal();
             let mut countdown = None;
             loop {
                 let next = async {
@@ -49,11 +47,22 @@ impl Events {
                     }
                 };
                 let Some(progress) = progress else { return };
-                if let Progress::Waiting { observed, wait } = progress
-                    && counts
-                {
-                    countdown = Countdown::new(observed, wait).tick();
-                    continue;
+                if let Progress::Waiting { observed, wait } = progress {
+                    if !ends {
+                        // The time is how long the server lets it be silent.
+                        let event =
+                            json!({"event": "waiting", "observed": observed, "wait_s": null});
+                        tell(
+                            json,
+                            &event,
+                            &format!("waiting for devices (seen as {observed})"),
+                        );
+                        continue;
+                    }
+                    if counts {
+                        countdown = Countdown::new(observed, wait).tick();
+                        continue;
+                    }
                 }
                 // The relay is made ready during the wait; everything else ends it.
                 if !matches!(progress, Progress::Allocated(_) | Progress::NoRelay(_)) {
@@ -119,7 +128,8 @@ impl Countdown {
         let left = self.end.saturating_duration_since(Instant::now());
         let seconds = left.as_secs_f64().round() as u64;
         PASSING.store(true, Relaxed);
-        eprint!("{WIPE}{}", waiting_words(self.observed, seconds, ""));
+        let words = waiting_words(self.observed, seconds, "");
+        say::aside(format_args!("{WIPE}{words}"));
     }
 
     /// Draws it and arms the next second, while there is one.
@@ -135,7 +145,7 @@ fn waiting_words(observed: SocketAddr, seconds: u64, at_most: &str) -> String {
 }
 
 /// The last line of a command that failed.
-pub(super) fn failed(json: bool, code: u8, message: &str) {
+pub(crate) fn failed(json: bool, code: u8, message: &str) {
     let event = json!({"event": "error", "exit_code": code, "message": message});
     tell(json, &event, &format!("error: {message}"));
 }
@@ -147,8 +157,8 @@ pub(super) fn tell(json: bool, event: &Value, words: &str) {
         false => "",
     };
     match json {
-        true => eprintln!("{event}"),
-        false => eprintln!("{wipe}{words}"),
+        true => say::aside(format_args!("{event}\n")),
+        false => say::aside(format_args!("{wipe}{words}\n")),
     }
 }
 

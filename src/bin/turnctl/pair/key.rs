@@ -1,5 +1,6 @@
 //! The access key, from where the user put it, and a fresh one.
 
+use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,6 +8,7 @@ use std::process::ExitCode;
 use turnserver::pairing::AccessKey;
 
 use super::Failure;
+use crate::say;
 
 /// Holds the access key when the argument is `-` and there is no file.
 const VARIABLE: &str = "TURNCTL_KEY";
@@ -16,8 +18,8 @@ const VARIABLE: &str = "TURNCTL_KEY";
 const ENOUGH_BITS: u32 = 80;
 
 /// `turnctl key`.
-pub(crate) fn print() -> Result<ExitCode, String> {
-    println!("{}", fresh()?);
+pub(crate) fn print() -> Result<ExitCode, Box<dyn Error>> {
+    say::result(fresh()?)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -29,6 +29,8 @@ pub(crate) use forward::{Options as Forward, run as forward};
 pub(crate) use host::{Options as Host, run as host};
 pub(crate) use key::print as key;
 
+pub(crate) use events::failed;
+
 use events::Events;
 use stop::Stop;
 
@@ -132,12 +134,8 @@ impl Failure {
 }
 
 /// A builder with all that was said on the command line, and where to tell what happens.
-/// `counts`: a wait ends after its time, and on a terminal that is counted down.
-fn prepare(
-    meeting: &Meeting,
-    manner: &Manner,
-    counts: bool,
-) -> Result<(Connector, Events), Failure> {
+/// `ends`: a wait ends after its time, as that of a host does not.
+fn prepare(meeting: &Meeting, manner: &Manner, ends: bool) -> Result<(Connector, Events), Failure> {
     let key = key::read(&meeting.key, manner.key_file.as_deref())?;
     let weak = key::warning(&key);
     let (progress, told) = mpsc::unbounded_channel();
@@ -158,7 +156,7 @@ fn prepare(
             .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
         connector = connector.roots(pem);
     }
-    let events = Events::new(manner.json, counts, told);
+    let events = Events::new(manner.json, ends, told);
     if let Some(words) = weak {
         let event = json!({"event": "warning", "code": "weak_key", "message": words});
         events.tell(&event, &format!("warning: {words}"));
