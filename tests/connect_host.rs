@@ -3,10 +3,13 @@
 mod connect_support;
 mod support;
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use connect_support::{By, PATIENCE, World, fresh_key, in_time, meet};
 use futures_util::{SinkExt, StreamExt};
+use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -15,7 +18,9 @@ use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, accept_async};
 use turnserver::client::connect::{ConnectError, Connector, Host, Progress};
+use turnserver::client::rendezvous::RendezvousError;
 use turnserver::pairing::{AccessKey, ErrorCode, Nonce, Protocol, ServerMessage};
+use turnserver::signal;
 
 fn host(listener: &TcpListener, progress: mpsc::UnboundedSender<Progress>) -> Host {
     let server = listener.local_addr().expect("bound").to_string();
@@ -104,6 +109,80 @@ async fn what_will_not_pass_ends_it_with_the_reason() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// A certificate for this machine, with its key.
+fn certificate() -> rcgen::CertifiedKey<rcgen::KeyPair> {
+    rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("made")
+}
+
+/// A pairing endpoint at this address, with this certificate.
+fn over_tls(at: SocketAddr, own: &rcgen::CertifiedKey<rcgen::KeyPair>) -> signal::Handle {
+    let key = PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .expect("it fits its key");
+    let config = signal::Config {
+        tls: Some(Arc::new(tls)),
+        ..signal::Config::new([at])
+    };
+    signal::serve(config).expect("a pairing endpoint")
+}
+
+/// One that was taken before may be taken again, when the certificate is the right one again; one
+/// that never was is told at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_certificate_ends_only_who_was_never_taken() {
+    let [right, wrong] = [certificate(), certificate()];
+    let server = over_tls((Ipv4Addr::LOCALHOST, 0).into(), &right);
+    let at = server.addresses()[0];
+    let connector = || {
+        let url = format!("https://{at}").parse().expect("a server");
+        Connector::new(url, AccessKey::new("k").expect("a key"))
+            .roots(right.cert.pem().into_bytes())
+    };
+    let (progress, mut told) = mpsc::unbounded_channel();
+    let mut host = connector().progress(progress).host();
+    in_time("it is registered", host.registered())
+        .await
+        .expect("it is taken");
+    drop(server);
+    let server = over_tls(at, &wrong);
+    let refused = async {
+        loop {
+            match told.recv().await {
+                Some(Progress::Retrying { reason, .. }) if reason.contains("no secure") => return,
+                Some(_) => {}
+                None => panic!("it has ended"),
+            }
+        }
+    };
+    in_time("it sees the other certificate", refused).await;
+    let early = in_time("it ends", connector().host().registered()).await;
+    assert!(
+        matches!(
+            early,
+            Err(ConnectError::Rendezvous(RendezvousError::Tls(_)))
+        ),
+        "{early:?}"
+    );
+    drop(server);
+    let _server = over_tls(at, &right);
+    let taken = async {
+        while !matches!(
+            told.recv().await.expect("it goes on"),
+            Progress::Waiting { .. }
+        ) {}
+    };
+    in_time("it is registered again", taken).await;
+    in_time("it knows", host.registered())
+        .await
+        .expect("it is taken again");
+    assert!(host.is_open());
 }
 
 /// Gives up later than a test waits. Crowds on a slow machine take their time, and who is turned

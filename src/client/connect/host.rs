@@ -22,8 +22,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// So long one who is turned away may wait for its turn to be told.
 const TURN_AWAY: Duration = Duration::from_secs(5);
 
-/// Stays registered under its access key, also when the pairing server is restarted or out of
-/// reach for a while. Dropping it ends that; connections that were taken go on.
+/// Stays registered under its access key, also when the pairing server is restarted, out of reach,
+/// or without its certificate for a while. Dropping it ends that; connections that were taken go on.
 pub struct Host {
     arrivals: mpsc::Receiver<Arrival>,
     /// Those that came before somebody asked whether it is registered.
@@ -60,7 +60,8 @@ impl Host {
     /// attempt that did not succeed.
     ///
     /// # Errors
-    /// When that can never be: the server refuses such a host, or is not who it should be.
+    /// When that can never be: the server refuses such a host, or is not who it should be and has
+    /// never taken this host.
     pub async fn registered(&mut self) -> Result<(), ConnectError> {
         let known = self.registered.wait_for(|registered| *registered).await;
         if known.is_ok() {
@@ -136,6 +137,7 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
         ..options.join()
     };
     let mut pause = PAUSE;
+    let mut known = false;
     while !told.is_closed() {
         let (to_us, mut news) = mpsc::channel(MOST);
         let visit = async {
@@ -144,7 +146,7 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
         };
         let office = match visit.await {
             Ok(office) => office,
-            Err(error) if is_forever(&error) => return give_up(&told, error.into()).await,
+            Err(error) if is_forever(&error, known) => return give_up(&told, error.into()).await,
             Err(error) => {
                 let reason = error.to_string();
                 options.tell(Progress::Retrying { reason, pause });
@@ -163,6 +165,7 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
                 heard = news.recv() => match heard {
                     Some(News::Waiting { observed, wait_s, .. }) => {
                         pause = PAUSE;
+                        known = true;
                         registered.send_replace(true);
                         let wait = Duration::from_secs(wait_s);
                         options.tell(Progress::Waiting { observed, wait });
@@ -213,10 +216,12 @@ const fn is_final(code: ErrorCode) -> bool {
 }
 
 /// Whether asking again is of no use. Something else than the server may answer for a while, as a
-/// hotel's login page or a proxy whose server starts.
-const fn is_forever(error: &RendezvousError) -> bool {
+/// hotel's login page or a proxy whose server starts. `known`: the server has taken this host
+/// before, so that a wrong certificate is no mistake of the user, but may pass as well: somebody
+/// else answers, or the certificate has run out and is renewed.
+const fn is_forever(error: &RendezvousError, known: bool) -> bool {
     match error {
-        RendezvousError::Tls(_) => true,
+        RendezvousError::Tls(_) => !known,
         RendezvousError::Refused {
             code: Some(code), ..
         } => is_final(*code),
