@@ -298,14 +298,15 @@ impl Link {
         }
     }
 
-    /// One wait, and what follows from it. True when something has arrived.
+    /// One wait, and what follows from it. True when something has arrived. There is nothing to
+    /// wait for any more where something has happened, or the allocation was given back.
     async fn step(&mut self) -> Result<bool, RelayError> {
         self.transmit();
         self.take_events();
         if let Some(failed) = self.failed.take() {
             return Err(failed);
         }
-        if !self.happened.is_empty() {
+        if self.released || !self.happened.is_empty() {
             return Ok(false);
         }
         let doubt = self.doubt();
@@ -455,3 +456,6 @@ impl Link {
         let _ = timeout(RELEASE, release).await;
     }
 }
+
+#[cfg(test)]
+mod tests;
