@@ -137,6 +137,40 @@ async fn a_direct_session_gets_its_fallback_back() {
     reaches(&two, &one, b"here").await;
 }
 
+/// Its secrets are others, so that it knows nobody any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_way_is_told_of_none() {
+    let mut server = server();
+    let [(one, mut told), (_two, _told)] = pair(server.signaling(), true).await;
+    let before = one.path();
+    let mut changes = one.path_changes();
+    while told.try_recv().is_ok() {}
+    server.kill();
+    let config = Config {
+        secrets: Vec::new(),
+        users: Vec::new(),
+        ..server.config.clone()
+    };
+    let text = config.render(&server.ports);
+    std::fs::write(server.dir.path().join("stunner.toml"), text).expect("config written");
+    server.start_again();
+    server.wait_until_it_answers();
+    let gone = async { while !matches!(told.recv().await, Some(Progress::NoRelay(_))) {} };
+    in_time("it notices", gone).await;
+    // By then it has asked some more times.
+    sleep(Duration::from_secs(4)).await;
+    assert!(one.ended().is_none(), "it still hopes");
+    let change = timeout(Duration::ZERO, changes.next()).await;
+    assert!(change.is_err(), "{change:?}");
+    assert_eq!(one.path(), before, "the last one that there was");
+    let mut last = None;
+    while let Ok(event) = told.try_recv() {
+        assert!(!matches!(event, Progress::Path(_)), "{event:?}");
+        assert_ne!(last.as_ref(), Some(&event), "twice");
+        last = Some(event);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relayed_stream_outlives_the_mappings_of_its_nat() {
     let relay = Server::start();

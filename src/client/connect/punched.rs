@@ -100,7 +100,7 @@ impl PunchedConn {
         }
     }
 
-    /// How the two are connected now.
+    /// How the two are connected now, or were last.
     pub fn path(&self) -> PathInfo {
         self.path_changes().current()
     }
@@ -306,7 +306,7 @@ impl PathChanges {
         Self(Changes::Fixed(Box::new(info.clone())))
     }
 
-    /// How the two are connected now. [`PathChanges::next`] then waits for what is different from
+    /// How the two are connected now, or were last. [`PathChanges::next`] then waits for what is different from
     /// this.
     pub fn current(&mut self) -> PathInfo {
         match &mut self.0 {
@@ -318,12 +318,15 @@ impl PathChanges {
         }
     }
 
-    /// Waits until the kind of the path or one of its addresses is another one, or its time has
-    /// changed by 20 ms and more. `None` when it never will be.
+    /// Waits until the path's kind, one of its addresses or its reason is another one, or its time
+    /// has changed by 20 ms and more (from 0, where none was known). What is found out of the own
+    /// NAT is told with the next change. While there is no path nothing is told: the last one
+    /// counts until there is another. `None` when nothing will change any more.
     pub async fn next(&mut self) -> Option<PathInfo> {
         match &mut self.0 {
             Changes::Watching(state, known) => {
-                let other = state.wait_for(|state| state.path != **known).await;
+                let other = state.wait_for(|state| state.path.is_news_after(known));
+                let other = other.await;
                 **known = other.ok()?.path.clone();
                 Some((**known).clone())
             }
@@ -336,6 +339,26 @@ impl PathChanges {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_other_path_waits_for_the_next() {
+        let (state, watched) = watch::channel(State::relayed("reason"));
+        let known = Box::new(state.borrow().path.clone());
+        let mut changes = PathChanges(Changes::Watching(watched, known));
+        for rtt in [Duration::from_millis(5), Duration::from_micros(5200)] {
+            state.send_modify(|state| {
+                state.path.nat = Some("one port for every destination".to_owned());
+                state.path.rtt = Some(rtt);
+            });
+            let told = tokio::time::timeout(Duration::from_secs(1), changes.next()).await;
+            assert!(told.is_err(), "{told:?}");
+        }
+        let late = Duration::from_millis(20);
+        state.send_modify(|state| state.path.rtt = Some(late));
+        let next = changes.next().await.expect("the session goes on");
+        assert_eq!(next.rtt, Some(late));
+        assert!(next.nat.is_some(), "it comes along");
+    }
 
     /// It may change between asking for the changes and asking for the path.
     #[tokio::test(start_paused = true)]

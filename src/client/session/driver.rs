@@ -19,13 +19,11 @@ use super::paths::Paths;
 use super::proof::Proof;
 use super::sockets::{MAIN, Packet, Sockets};
 use super::turn::Turn;
-use super::{Command, Ended, Letter, OuterPort, Post, Progress, Setup, State};
+use super::{Command, Ended, Letter, OuterPort, PathInfo, Post, Progress, Setup, State};
 use crate::client::noise::{self, Secure};
 use crate::client::punch::{self, Agent, Candidate, CandidateKind, Event, NatHint, Via};
 use crate::client::relay::{Relay, now, stun_servers};
-use crate::pairing::{
-    Blobs, IceServer, Outcome, PathKind, Protocol, Salt, SessionId, SessionSecrets,
-};
+use crate::pairing::{Blobs, IceServer, Outcome, Protocol, Salt, SessionId, SessionSecrets};
 
 /// What is read from the sockets before anything else is looked at.
 const BATCH: usize = 64;
@@ -33,8 +31,6 @@ const BATCH: usize = 64;
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the peer's repeated closing is confirmed.
 const LINGER: Duration = Duration::from_millis(500);
-/// A move of the round-trip time below this is not worth telling.
-const RTT_STEP: Duration = Duration::from_millis(20);
 
 /// Everything that a session has.
 pub(super) struct Driver {
@@ -79,7 +75,7 @@ pub(super) struct Driver {
     pub(super) to_user: mpsc::Sender<Vec<u8>>,
     pub(super) to_streams: mpsc::Sender<Vec<u8>>,
     /// The path that was told last.
-    pub(super) shown: Option<(PathKind, Option<SocketAddr>)>,
+    pub(super) shown: Option<PathInfo>,
     pub(super) plain: Vec<u8>,
     pub(super) sealed: Vec<u8>,
     look_at: Instant,
@@ -409,10 +405,7 @@ impl Driver {
             }
         }
         if let Some(path) = agent.selected() {
-            let known = self.paths.direct().map(|path| path.rtt);
-            if known.is_some_and(|rtt| rtt.abs_diff(path.rtt) > RTT_STEP) {
-                self.paths.measured(&path);
-            }
+            self.paths.measured(path.rtt);
         }
         for description in told {
             self.tell(description.into());

@@ -75,11 +75,12 @@ pub enum Progress {
     },
     /// There is a relayed address.
     Allocated(SocketAddr),
-    /// There is no relay (any more), in words.
+    /// There is no relay (any more), in words. It is tried again, and told again only with other
+    /// words or after there was one.
     NoRelay(String),
     /// What the own NAT does.
     Nat(NatHint),
-    /// The way to the peer is another one.
+    /// The way to the peer is another one, has another reason, or takes 20 ms more or less.
     Path(PathInfo),
     /// An attempt at a direct path has failed, in words.
     GaveUp(String),
@@ -160,6 +161,7 @@ pub(crate) struct State {
     pub(crate) begun: Option<Instant>,
     /// Whether something came that only a holder of the key can have made.
     pub(crate) heard: bool,
+    /// The last one, while two that were connected have none.
     pub(crate) path: PathInfo,
     /// Whether the peer's connection to the pairing server has ended.
     pub(crate) peer_left: bool,

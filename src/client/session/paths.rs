@@ -20,6 +20,9 @@ const LONGEST_QUIET: Duration = Duration::from_secs(30);
 /// may notice the path later, and nothing shall wait for that.
 const BEGINNING: Duration = Duration::from_millis(200);
 
+/// A move of the round-trip time below this is not worth telling.
+const RTT_STEP: Duration = Duration::from_millis(20);
+
 /// How two devices are connected, for programs and people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathInfo {
@@ -35,6 +38,18 @@ pub struct PathInfo {
     pub nat: Option<String>,
     /// Why this path and no better one, in words.
     pub reason: String,
+}
+
+impl PathInfo {
+    /// Whether it is to be told to somebody who was told `known` last: the path is another one, has
+    /// another reason, or takes 20 ms more or less. A time that is not known yet counts as 0. What
+    /// is known of the NAT changes no path.
+    pub(crate) fn is_news_after(&self, known: &Self) -> bool {
+        let same = (self.path, self.local, self.remote, &self.reason)
+            == (known.path, known.local, known.remote, &known.reason);
+        let before = known.rtt.unwrap_or_default();
+        !same || self.rtt.is_some_and(|rtt| rtt.abs_diff(before) >= RTT_STEP)
+    }
 }
 
 /// A way for one datagram.
@@ -164,10 +179,12 @@ impl Paths {
         });
     }
 
-    /// The round-trip time of the direct path, when it has changed by much.
-    pub(super) fn measured(&mut self, path: &Path) {
-        if let Some(direct) = &mut self.direct {
-            direct.path.rtt = path.rtt;
+    /// The round-trip time of the direct path; it is kept when it has changed by much.
+    pub(super) fn measured(&mut self, rtt: Duration) {
+        if let Some(direct) = &mut self.direct
+            && direct.path.rtt.abs_diff(rtt) >= RTT_STEP
+        {
+            direct.path.rtt = rtt;
         }
     }
 
@@ -322,6 +339,39 @@ mod tests {
         assert_eq!(info.path, PathKind::Direct);
         assert_eq!(info.remote, Some(address("203.0.113.1:5")));
         assert_eq!(info.rtt, Some(Duration::from_millis(3)));
+    }
+
+    #[test]
+    fn only_what_changes_the_path_is_news() {
+        let mut paths = relayed();
+        let first = paths.info();
+        paths.nat("one port for every destination");
+        paths.round_trip(Duration::from_micros(19_999));
+        assert!(!paths.info().is_news_after(&first), "too little");
+        paths.round_trip(Duration::from_millis(20));
+        let second = paths.info();
+        assert!(second.is_news_after(&first));
+        paths.round_trip(Duration::from_millis(39));
+        assert!(!paths.info().is_news_after(&second));
+        paths.round_trip(Duration::from_millis(40));
+        assert!(paths.info().is_news_after(&second));
+        paths.own_relayed(second.local);
+        assert!(!paths.info().is_news_after(&second), "not known any more");
+        paths.own_relayed(Some(address("192.0.2.1:1001")));
+        assert!(paths.info().is_news_after(&second), "another address");
+        paths.own_relayed(second.local);
+        assert!(paths.peer_relayed(address("192.0.2.1:2001")));
+        assert!(paths.info().is_news_after(&second), "another address");
+        paths.lost("another reason");
+        let third = paths.info();
+        assert!(third.is_news_after(&second));
+        paths.selected(origin(), path());
+        let direct = paths.info();
+        assert!(direct.is_news_after(&third));
+        paths.measured(Duration::from_millis(22));
+        assert!(!paths.info().is_news_after(&direct));
+        paths.measured(Duration::from_millis(23));
+        assert!(paths.info().is_news_after(&direct));
     }
 
     #[test]

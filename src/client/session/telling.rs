@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::driver::{Driver, progress};
 use super::note::Note;
-use super::{Ended, Post, Progress, State};
+use super::{Ended, PathInfo, Post, Progress, State};
 use crate::client::noise::Kind;
 use crate::client::punch::{Candidate, CandidateKind, Description};
 use crate::client::relay::{RelayEvent, now};
@@ -171,6 +171,7 @@ impl Driver {
             }
             RelayEvent::Reachable(peer) => {
                 if self.paths.reachable(peer) {
+                    self.state.send_modify(|state| state.no_relay = None);
                     self.secure.path_changed(now);
                 }
             }
@@ -186,7 +187,11 @@ impl Driver {
         }
     }
 
+    /// Tells why there is no relay, unless that was told since there was one.
     fn no_relay(&mut self, why: String) {
+        if self.state.borrow().no_relay.as_ref() == Some(&why) {
+            return;
+        }
         progress(&self.progress, Progress::NoRelay(why.clone()));
         self.state.send_modify(|state| state.no_relay = Some(why));
     }
@@ -195,18 +200,22 @@ impl Driver {
     pub(super) fn publish(&mut self) {
         let info = self.paths.info();
         let refused = self.proof.is_refuted();
-        if self.paths.is_any() && self.state.borrow().ready {
-            let shown = Some((info.path, info.remote));
-            if self.shown != shown {
-                self.shown = shown;
-                progress(&self.progress, Progress::Path(info.clone()));
-            }
+        let any = self.paths.is_any();
+        let ready = self.state.borrow().ready;
+        let is_news = |shown: &PathInfo| info.is_news_after(shown);
+        if any && ready && self.shown.as_ref().is_none_or(is_news) {
+            self.shown = Some(info.clone());
+            progress(&self.progress, Progress::Path(info.clone()));
         }
         self.state.send_if_modified(|state| {
-            let changed = state.path != info || state.refused != refused;
             state.gave_up &= info.path == PathKind::Relayed;
+            // Two that were connected and have no way now stay as they were until there is one.
+            let path_changed = (any || !ready) && state.path != info;
+            if path_changed {
+                state.path = info;
+            }
+            let changed = path_changed || state.refused != refused;
             state.refused = refused;
-            state.path = info;
             changed
         });
     }
