@@ -128,6 +128,20 @@ fn malformed_joins() {
         ("bad_request", "null".to_owned()),
         ("bad_request", "{\"role\":\"receiver\"".to_owned()),
         ("bad_request", nested),
+        (
+            "bad_request",
+            "[\"receiver\",null,null,\"akey\",null,null,null,false,[]]".to_owned(),
+        ),
+        (
+            "bad_request",
+            format!(
+                "{{\"role\":\"receiver\",{id},\"proof\":[\"{public_key}\",\"n\",\"{signature}\"]}}"
+            ),
+        ),
+        (
+            "bad_request",
+            "{\"role\":\"initiator\",\"access_key\":\"k\",\"wait_s\":0}".to_owned(),
+        ),
         ("bad_request", "{\"role\":\"receiver\"}".to_owned()),
         (
             "bad_request",
@@ -207,6 +221,8 @@ fn malformed_websockets() {
         "hello",
         "{}",
         "[]",
+        "[\"join\",\"receiver\",null,null,\"akey\",null,null,null,false,[]]",
+        "[\"leave\",\"AAECAwQFBgcICQoLDA0ODw\",false]",
         "{\"type\":\"shutdown\"}",
         "{\"type\":\"signal\"}",
     ] {
@@ -319,6 +335,8 @@ fn a_flood_of_joins_is_answered_429_and_others_are_served() {
     );
     assert_eq!(answer.body["reason"], "joins");
     let retry = answer.body["retry_after_s"].as_u64().expect("a number");
+    let words = answer.body["message"].as_str().expect("a text");
+    assert!(words.ends_with(&format!("in {retry} s")), "{words}");
     let header = format!("\r\nretry-after: {retry}\r\n");
     assert!(answer.head.contains(&header), "{}", answer.head);
     let mut socket = Socket::open(server);

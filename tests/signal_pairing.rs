@@ -382,7 +382,7 @@ fn our_own_host_stays_registered_when_a_session_fails() {
     let waiting = json!({"type": "waiting", "observed": from, "wait_s": 60, "ice_servers": []});
     say(&mut socket, waiting);
     let [one, two] = [1, 2].map(|byte| SessionId([byte; 16]));
-    let refused = json!({"type": "error", "code": "too_many", "message": "too many signals",
+    let refused = json!({"type": "error", "code": "too_many", "message": "too many signals; try again in 1 s",
         "session": one, "reason": "signals", "retry_after_s": 1});
     say(&mut socket, refused);
     let paired = json!({"type": "paired", "session": two, "role": "initiator", "protocol": "udp",

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{RendezvousId, SessionId};
+use super::object;
 use super::proof::{Nonce, Proof};
 
 /// The longest blob that the server forwards, in characters.
@@ -62,7 +63,11 @@ pub struct Join {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<RendezvousId>,
     /// That the sender has the access key of the id, see [`Join::proven`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "object::optional"
+    )]
     pub proof: Option<Box<Proof>>,
     /// The key itself, for those who cannot derive: the server derives and forgets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,7 +78,7 @@ pub struct Join {
     /// Only a receiver that the server sees from this address pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_ip: Option<IpAddr>,
-    /// How long an initiator waits, in seconds; the server caps it. Default: 30.
+    /// How long an initiator waits, in seconds from 1; the server caps it. Default: 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_s: Option<u64>,
     /// An initiator that stays, and is paired with one receiver after the other (WebSocket only).
@@ -171,6 +176,7 @@ pub enum ServerMessage {
         /// After so many seconds it ends with `timed_out`.
         wait_s: u64,
         /// To allocate on the relay while waiting; credentials are bound to the session.
+        #[serde(deserialize_with = "object::list")]
         ice_servers: Vec<IceServer>,
     },
     /// Both are there.
@@ -189,6 +195,7 @@ pub enum ServerMessage {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         peer_endpoints: Vec<SocketAddr>,
         /// STUN and TURN servers, with credentials that are bound to this pair.
+        #[serde(deserialize_with = "object::list")]
         ice_servers: Vec<IceServer>,
         /// For how many seconds those credentials are good.
         ttl_s: u64,
@@ -213,6 +220,7 @@ pub enum ServerMessage {
         /// Of which pair.
         session: SessionId,
         /// As in [`ServerMessage::Paired`].
+        #[serde(deserialize_with = "object::list")]
         ice_servers: Vec<IceServer>,
         /// For how many seconds they are good.
         ttl_s: u64,

@@ -5,6 +5,7 @@
 
 mod keys;
 mod messages;
+pub(crate) mod object;
 mod proof;
 mod seal;
 mod strength;
@@ -14,5 +15,6 @@ pub use messages::{
     ClientMessage, ErrorCode, IceServer, Join, MAX_BLOB, Outcome, PathKind, Protocol, Reason, Role,
     ServerMessage,
 };
+pub use object::from_json;
 pub use proof::{Nonce, Proof};
 pub use seal::{Blobs, Opened, SealError};

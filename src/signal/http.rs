@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::time::{timeout, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::pairing::{ErrorCode, Join, ServerMessage};
+use crate::pairing::{ErrorCode, Join, ServerMessage, from_json};
 use crate::proto::Mono;
 
 use super::clock;
@@ -173,7 +173,7 @@ async fn pair(request: Request<Incoming>, visit: &Arc<Visit>, handover: &Handove
             );
         }
     };
-    let join: Join = match serde_json::from_slice(&body) {
+    let join: Join = match from_json(&body) {
         Ok(join) => join,
         Err(error) => {
             return refused(Refusal::new(ErrorCode::BadRequest, error.to_string()));

@@ -376,6 +376,7 @@ fn check(join: &Join) -> Result<(), Refusal> {
     }
     match join.role {
         Role::Receiver if join.host => Err(Refusal::bad("`host` is for initiators")),
+        Role::Initiator if join.wait_s == Some(0) => Err(Refusal::bad("`wait_s` is from 1")),
         _ => Ok(()),
     }
 }

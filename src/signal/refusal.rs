@@ -68,18 +68,19 @@ const fn retry_after_s(reason: Reason) -> u64 {
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
         let message = match reason {
-            Reason::Joins => "too many joins from this address; try again in a minute",
+            Reason::Joins => "too many joins from this address",
             Reason::Connections => "too many open connections, from this address or in all",
             Reason::Waits => "too many initiators wait from this address",
             Reason::AllWaits => "too many initiators wait on this server",
             Reason::Sessions => "too many sessions of receivers from this address",
             Reason::AllSessions => "too many sessions on this server",
             Reason::HostSessions => "the host has as many sessions as it may have",
-            Reason::Receivers => "too many receivers under this access key; try again in a minute",
+            Reason::Receivers => "too many receivers under this access key",
             Reason::Signals => "too many signals in this session",
             Reason::Messages => "too many messages",
             Reason::Displaced => "the server is full, and more comes from here than from others",
         };
+        let message = format!("{message}; try again in {} s", retry_after_s(reason));
         Self {
             reason: Some(reason),
             ..Self::new(ErrorCode::TooMany, message)

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{sleep_until, timeout};
 
-use crate::pairing::{ClientMessage, ErrorCode, Reason, ServerMessage};
+use crate::pairing::{ClientMessage, ErrorCode, Reason, ServerMessage, from_json};
 use crate::proto::Mono;
 use crate::proto::bucket::TokenBucket;
 
@@ -302,7 +302,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation<S> {
             }
             Err(End::Gone) => return Err(Over),
         };
-        let mut message = match serde_json::from_str(&text) {
+        let mut message = match from_json(text.as_bytes()) {
             Ok(message) => message,
             Err(error) => {
                 let text = error.to_string();

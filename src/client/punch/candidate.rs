@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::nat::NatHint;
+use crate::pairing::object;
 
 /// How an address was found. The order is that of preference, best last but one thing: the rank
 /// of an address also depends on its family, see [`Candidate::priority`].
@@ -113,10 +114,18 @@ pub(super) const MOST_IN_DESCRIPTION: usize = 32;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// Addresses of the sender.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "object::list"
+    )]
     pub candidates: Vec<Candidate>,
     /// What the sender knows of its NAT.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "object::optional"
+    )]
     pub nat: Option<NatHint>,
     /// No more candidates will come.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -28,7 +28,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use crate::pairing::{AccessKey, ClientMessage, Join, Nonce, ServerMessage};
+use crate::pairing::{AccessKey, ClientMessage, Join, Nonce, ServerMessage, from_json};
 
 pub use error::RendezvousError;
 pub use socket::{SocketOptions, shared_tcp_socket};
@@ -335,15 +335,14 @@ async fn hello(socket: &mut Socket) -> Result<Nonce, RendezvousError> {
 }
 
 fn parse(text: &Utf8Bytes) -> Incoming {
-    serde_json::from_str(text.as_str())
-        .map_err(|error| RendezvousError::Protocol(error.to_string()))
+    from_json(text.as_bytes()).map_err(|error| RendezvousError::Protocol(error.to_string()))
 }
 
 fn from_handshake(error: Error) -> RendezvousError {
     match error {
         Error::Http(response) => {
             let body = response.body().as_deref().unwrap_or_default();
-            let (code, message) = match serde_json::from_slice(body) {
+            let (code, message) = match from_json(body) {
                 Ok(ServerMessage::Error { code, message, .. }) => (Some(code), message),
                 _ => (None, String::new()),
             };

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::punch::Description;
 use crate::client::tcp::Offer;
+use crate::pairing::{from_json, object};
 
 /// The most candidates in one blob.
 const MOST: usize = 8;
@@ -20,7 +21,11 @@ pub(crate) struct Note {
     #[serde(flatten)]
     pub(crate) description: Description,
     /// For the byte stream of a tcp session.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "object::optional"
+    )]
     pub(crate) tcp: Option<Offer>,
     /// A datagram of the handshake, in base64url, while there is no path for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,7 +121,7 @@ impl Note {
 
     /// Reads what the peer wrote. What a later version says is passed over.
     pub(crate) fn read(json: &[u8]) -> Option<Self> {
-        serde_json::from_slice(json).ok()
+        from_json(json).ok()
     }
 }
 
@@ -211,6 +216,13 @@ mod tests {
     #[test]
     fn what_is_unknown_is_passed_over() {
         assert_eq!(Note::read(b"{\"later\":[1]}"), Some(Note::default()));
-        assert_eq!(Note::read(b"[]"), None);
+        for odd in [
+            "[]",
+            r#"{"candidates":[["host","192.0.2.1:1"]]}"#,
+            r#"{"nat":["random",null]}"#,
+            r#"{"tcp":[[]]}"#,
+        ] {
+            assert_eq!(Note::read(odd.as_bytes()), None, "{odd}");
+        }
     }
 }
