@@ -214,9 +214,51 @@ async fn a_host_says_why_a_device_is_gone() {
         let conn = device.connect().await.expect("connected");
         drop(conn.into_streams().await.expect("streams"));
         let left = host.event("device_left");
-        let why = left["message"].as_str();
-        assert!(why.is_some_and(|why| why.contains("broke")), "{left}");
+        assert_eq!(left["message"], "the peer broke it off");
     }
+}
+
+/// The host says that its own port is the reason, and blames no device for it.
+#[test]
+fn a_host_says_that_it_cannot_reach_the_port_that_it_serves() {
+    let server = start();
+    let at = pairing(&server);
+    // Nobody else gets these numbers meanwhile.
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+    let no_tcp = udp.local_addr().expect("bound");
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let no_udp = tcp.local_addr().expect("bound");
+    let mut host = Turnctl::serve(&at, "tcp", "tcp", no_tcp);
+    let mut guest = Turnctl::start(&["connect", &at, "tcp"]);
+    assert_eq!(guest.exit_code(), 1);
+    let reason = failed_service(&mut host, no_tcp);
+    let left = host.event("device_left");
+    assert_eq!(left["message"], *reason);
+    // One that does more than this is not gone for it.
+    let mut forward = Turnctl::start(&["forward", &at, "tcp", "tcp", "0"]);
+    let mut stream = TcpStream::connect(forward.listening()).expect("the port is there");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    let end = stream.read(&mut [0; 1]);
+    assert!(end.is_err(), "an error and not an end: {end:?}");
+    support::signal(forward.child.id(), "TERM");
+    assert_eq!(forward.exit_code(), 143);
+    left_in_order(&mut host);
+    let mut host = Turnctl::serve(&at, "udp", "udp", no_udp);
+    let mut forward = Turnctl::start(&["forward", &at, "udp", "udp", "0"]);
+    let client = client_of(forward.listening());
+    for _ in 0..20 {
+        client.send(b"hello").expect("sent");
+    }
+    failed_service(&mut host, no_udp);
+}
+
+/// What it says of that.
+fn failed_service(host: &mut Turnctl, to: SocketAddr) -> String {
+    let failed = host.event("service_failed");
+    let message = failed["message"].as_str().expect("a text");
+    let told = message.contains(&to.to_string()) && message.contains("refused");
+    assert!(told, "{message}");
+    message.to_owned()
 }
 
 #[test]

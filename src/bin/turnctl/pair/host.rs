@@ -1,12 +1,10 @@
 //! `turnctl host`: stays, and takes one device after the other.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
-use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use turnserver::client::connect::{Host, PunchedConn, Stream};
@@ -15,6 +13,7 @@ use turnserver::pairing;
 use super::events::Events;
 use super::pipe::{self, Input, Output};
 use super::serve::serve;
+use super::service::Service;
 use super::stop::Stop;
 use super::{Failure, Manner, Meeting, Protocol, prepare};
 
@@ -52,12 +51,12 @@ async fn host(options: &Options, mut stop: Stop) -> Result<(), Failure> {
         Some(_) => pairing::Protocol::Udp,
         None => options.protocol.into(),
     };
+    let events = Arc::new(events);
     let to = match &options.to {
-        Some(to) => Some(resolve(to).await?),
+        Some(to) => Some(Arc::new(Service::find(to, Arc::clone(&events)).await?)),
         None => None,
     };
     let mut host = connector.protocol(protocol).host();
-    let events = Arc::new(events);
     let mut served = JoinSet::new();
     let ended = tokio::select! {
         ended = receive(&mut host, to, options.protocol, &events, stop.clone(), &mut served) => ended,
@@ -74,7 +73,7 @@ async fn host(options: &Options, mut stop: Stop) -> Result<(), Failure> {
 /// Takes one device after the other, or all who come where a port is served.
 async fn receive(
     host: &mut Host,
-    to: Option<SocketAddr>,
+    to: Option<Arc<Service>>,
     protocol: Protocol,
     events: &Arc<Events>,
     stop: Stop,
@@ -85,7 +84,7 @@ async fn receive(
     events.tell(&event, "registered; devices with the same key can connect");
     let (waits, turn) = mpsc::channel(MOST_WAITING);
     let talks = async {
-        match to {
+        match &to {
             None => talk_to_each(turn, events).await,
             Some(_) => std::future::pending().await,
         }
@@ -109,9 +108,9 @@ async fn receive(
             Err(error) => return Err(error.into()),
         };
         let events = Arc::clone(events);
-        match to {
+        match &to {
             Some(to) => {
-                let stop = stop.clone();
+                let (to, stop) = (Arc::clone(to), stop.clone());
                 served.spawn(async move {
                     let following = events.follow(conn.path_changes());
                     let served = serve(conn, protocol, to, stop).await;
@@ -143,13 +142,6 @@ async fn talk_to_each(mut turn: mpsc::Receiver<Stream>, events: &Events) {
         following.abort();
         left(events, done.err().map(|failure| failure.message()));
     }
-}
-
-async fn resolve(to: &str) -> Result<SocketAddr, Failure> {
-    let found = lookup_host(to).await;
-    let mut found = found.map_err(|error| Failure::Usage(format!("--to {to}: {error}")))?;
-    let none = || Failure::Usage(format!("--to {to}: has no address"));
-    found.next().ok_or_else(none)
 }
 
 fn left(events: &Events, why: Option<String>) {

@@ -8,6 +8,7 @@ mod host;
 mod key;
 mod pipe;
 mod serve;
+mod service;
 mod stop;
 
 use std::future::Future;

@@ -2,13 +2,12 @@
 //! port, and what that answers goes back.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, interval, timeout};
 use turnserver::client::connect::PunchedConn;
@@ -17,6 +16,7 @@ use turnserver::pairing;
 
 use super::Protocol;
 use super::flows::{ByFlow, FLOW_IDLE, send, split};
+use super::service::{Service, Socket};
 use super::stop::Stop;
 
 /// Room for the longest datagram.
@@ -26,14 +26,17 @@ const STREAM_CHUNK: usize = 1200;
 /// How long answers may take after a stream to a UDP port has ended: datagrams have no end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
+/// What goes on for one device; an error says that the served port could not be reached.
+type Carried = JoinSet<io::Result<()>>;
+
 /// Serves a port to one device until it leaves, or until it is time to stop.
 ///
 /// # Errors
-/// When the device does not leave in order.
+/// When the device does not leave in order, or could not be served and left for that.
 pub(super) async fn serve(
     conn: PunchedConn,
     protocol: Protocol,
-    to: SocketAddr,
+    to: Arc<Service>,
     mut stop: Stop,
 ) -> io::Result<()> {
     let streams = tokio::select! {
@@ -44,8 +47,8 @@ pub(super) async fn serve(
     let mut carried = JoinSet::new();
     let served = async {
         match protocol {
-            Protocol::Tcp => serve_tcp(&streams, to, &mut carried).await,
-            Protocol::Udp => serve_udp(&streams, to, &mut carried).await,
+            Protocol::Tcp => serve_tcp(&streams, &to, &mut carried).await,
+            Protocol::Udp => serve_udp(&streams, &to, &mut carried).await,
         }
     };
     tokio::select! {
@@ -69,24 +72,35 @@ pub(super) async fn carry(mut one: impl AsyncRead + AsyncWrite + Unpin, mut two:
 }
 
 /// Every stream becomes a connection.
-async fn serve_tcp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>) -> io::Result<()> {
+async fn serve_tcp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) -> io::Result<()> {
+    let mut accepted: usize = 0;
+    let mut refused = None;
+    // What ends the only stream of a device, as that of `turnctl connect`, ends the device.
+    let ended = |accepted, refused: Option<io::Error>| {
+        let ended = streams.ended();
+        ended.map_err(|error| refused.filter(|_| accepted == 1).unwrap_or(error))
+    };
     loop {
         tokio::select! {
-            accepted = streams.accept() => {
-                let Ok(remote) = accepted else {
-                    return streams.ended();
+            stream = streams.accept() => {
+                let Ok(remote) = stream else {
+                    return ended(accepted, refused);
                 };
+                accepted += 1;
+                let to = Arc::clone(to);
                 carried.spawn(async move {
                     // A port that is closed is a connection that breaks at once.
-                    if let Ok(local) = TcpStream::connect(to).await {
-                        let _ = local.set_nodelay(true);
-                        carry(remote, local).await;
-                    }
+                    let local = to.connect().await?;
+                    let _ = local.set_nodelay(true);
+                    carry(remote, local).await;
+                    Ok(())
                 });
             }
-            Some(_) = carried.join_next() => {}
+            Some(over) = carried.join_next() => if let Ok(Err(error)) = over {
+                refused = Some(error);
+            },
             datagram = streams.recv() => if datagram.is_none() {
-                return streams.ended();
+                return ended(accepted, refused);
             }
         }
     }
@@ -94,7 +108,7 @@ async fn serve_tcp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
 
 /// The socket of one flow. Nothing is answered any more when it is dropped.
 struct Served {
-    socket: Arc<UdpSocket>,
+    socket: Arc<Socket>,
     answering: AbortHandle,
 }
 
@@ -105,7 +119,7 @@ impl Drop for Served {
 }
 
 /// Every flow of datagrams, and every stream, has a socket of its own.
-async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>) -> io::Result<()> {
+async fn serve_udp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) -> io::Result<()> {
     let mut flows: ByFlow<Served> = ByFlow::default();
     let mut sweep = interval(FLOW_IDLE / 4);
     loop {
@@ -121,8 +135,8 @@ async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
                 let socket = match flows.get(number, now) {
                     Some(served) => Arc::clone(&served.socket),
                     None => {
-                        // No descriptor is left: the datagram is lost, as any may be.
-                        let Ok(socket) = connected(to).await else {
+                        // The datagram is lost, as any may be.
+                        let Ok(socket) = to.socket().await else {
                             continue;
                         };
                         let socket = Arc::new(socket);
@@ -133,18 +147,18 @@ async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
                         socket
                     }
                 };
-                // Refused when nothing listens there (now).
-                let _ = socket.send(bytes).await;
+                socket.send(bytes).await;
             }
             accepted = streams.accept() => {
                 let Ok(stream) = accepted else {
                     return streams.ended();
                 };
+                let to = Arc::clone(to);
                 carried.spawn(async move {
-                    if let Ok(socket) = connected(to).await {
-                        // Whoever broke it, both ends see it.
-                        let _ = talk(stream, &socket).await;
-                    }
+                    let socket = to.socket().await?;
+                    // Whoever broke it, both ends see it.
+                    let _ = talk(stream, &socket).await;
+                    Ok(())
                 });
             }
             Some(_) = carried.join_next() => {}
@@ -153,40 +167,20 @@ async fn serve_udp(streams: &Streams, to: SocketAddr, carried: &mut JoinSet<()>)
     }
 }
 
-async fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
-    let any: IpAddr = match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(to).await?;
-    Ok(socket)
-}
-
 /// Answers of the served port, back to their flow.
-async fn answer(streams: Streams, socket: Arc<UdpSocket>, number: u16) {
+async fn answer(streams: Streams, socket: Arc<Socket>, number: u16) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let len = received(&socket, &mut buffer).await;
+        let len = socket.recv(&mut buffer).await;
         if send(&streams, number, &buffer[..len]).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// The next datagram; errors tell that nothing listens there (now).
-async fn received(socket: &UdpSocket, buffer: &mut [u8]) -> usize {
-    loop {
-        match socket.recv(buffer).await {
-            Ok(len) => return len,
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            return Ok(());
         }
     }
 }
 
 /// A stream that talks to a UDP port: each piece that arrives is a datagram, and each answer a
 /// piece, as `nc -u` has it.
-async fn talk(stream: QuicStream, socket: &UdpSocket) -> io::Result<()> {
+async fn talk(stream: QuicStream, socket: &Socket) -> io::Result<()> {
     let (mut from_device, mut to_device) = tokio::io::split(stream);
     let asking = async {
         let mut chunk = vec![0; STREAM_CHUNK];
@@ -195,7 +189,7 @@ async fn talk(stream: QuicStream, socket: &UdpSocket) -> io::Result<()> {
             if len == 0 {
                 return Ok::<_, io::Error>(());
             }
-            let _ = socket.send(&chunk[..len]).await;
+            socket.send(&chunk[..len]).await;
         }
     };
     let mut buffer = vec![0; BUFFER];
@@ -203,10 +197,10 @@ async fn talk(stream: QuicStream, socket: &UdpSocket) -> io::Result<()> {
     loop {
         tokio::select! {
             asked = &mut asking => break asked?,
-            len = received(socket, &mut buffer) => to_device.write_all(&buffer[..len]).await?,
+            len = socket.recv(&mut buffer) => to_device.write_all(&buffer[..len]).await?,
         }
     }
-    while let Ok(len) = timeout(LAST_ANSWERS, received(socket, &mut buffer)).await {
+    while let Ok(len) = timeout(LAST_ANSWERS, socket.recv(&mut buffer)).await {
         to_device.write_all(&buffer[..len]).await?;
     }
     to_device.shutdown().await
