@@ -97,8 +97,8 @@ fn the_peer_of_one_that_is_stopped_learns_it() {
             let error = other.event("error");
             assert_eq!((other.exit_code(), &error["exit_code"]), (1, &1.into()));
             let message = error["message"].as_str().expect("a text");
-            assert!(!message.contains("timed out"), "it was told: {message}");
-            assert!(!message.contains("silent"), "it was told: {message}");
+            let told = "the connection was lost: the peer broke it off";
+            assert_eq!(message, told, "{protocol} {extra:?} {signal}");
             nothing_is_left(&server, "k");
         }
     }
@@ -113,8 +113,29 @@ fn who_has_read_the_end_still_learns_that_the_peer_is_gone() {
     first.end_input();
     assert_eq!(second.rest_while_input_is_open(), b"");
     first.child.kill().expect("killed");
-    second.event("error");
+    let error = second.event("error");
+    let silent = "the connection was lost: the peer has gone silent";
+    assert_eq!(error["message"], silent);
     assert_eq!(second.exit_code(), 1);
+}
+
+/// As when what it was piped into has ended.
+#[test]
+fn the_peer_of_one_that_cannot_write_learns_it() {
+    let server = start();
+    let at = pairing(&server);
+    for protocol in ["udp", "tcp"] {
+        let [mut first, mut second] = pair(&at, "k", protocol, &[]);
+        first.output = None;
+        second.write(b"for nobody");
+        let error = first.event("error");
+        let message = error["message"].as_str().expect("a text");
+        assert!(message.starts_with("standard output: "), "{message}");
+        let error = second.event("error");
+        let told = "the connection was lost: the peer broke it off";
+        assert_eq!(error["message"], told, "{protocol}");
+        assert_eq!((first.exit_code(), second.exit_code()), (1, 1));
+    }
 }
 
 #[test]

@@ -12,6 +12,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use crate::client::session::silent;
+
 /// A connection that was idle for so long is asked.
 const IDLE: Duration = Duration::from_secs(30);
 /// How often it is asked, and looked at.
@@ -57,8 +59,7 @@ impl Liveness {
                 let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Both);
             }
         }
-        let why = "the peer has gone silent";
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why))
+        Poll::Ready(silent())
     }
 }
 

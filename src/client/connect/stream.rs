@@ -16,7 +16,7 @@ use super::liveness::Liveness;
 use super::punched::PathChanges;
 #[cfg(feature = "client")]
 use crate::client::quic::QuicStream;
-use crate::client::session::{OuterPort, PathInfo};
+use crate::client::session::{OuterPort, PathInfo, broken_off, silent};
 use crate::client::tcp::noise::NoiseStream;
 
 /// How long the peer of a closed connection may take to end its direction.
@@ -52,7 +52,7 @@ impl Tcp {
 
     /// Ends both directions.
     async fn close(mut self) -> io::Result<()> {
-        let ended = self.stream.shutdown().await;
+        let ended = self.stream.shutdown().await.map_err(told);
         if ended.is_ok() {
             // With bytes that nobody reads the system would break the connection off, and throw
             // away what the peer has not got yet.
@@ -124,7 +124,7 @@ impl Stream {
         };
         async move {
             match watched {
-                Watched::Tcp(Some(stream)) => Err(broken(&stream).await),
+                Watched::Tcp(Some(stream)) => Err(told(broken(&stream).await)),
                 Watched::Tcp(None) => std::future::pending().await,
                 #[cfg(feature = "client")]
                 Watched::Quic(over) => over.await,
@@ -168,6 +168,21 @@ async fn broken(stream: &TcpStream) -> io::Error {
     )
 }
 
+/// The system's words for a peer that is gone are those of its own trade.
+fn told(error: io::Error) -> io::Error {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
+    match error.kind() {
+        // Without a word that it ends, it did not end in order.
+        UnexpectedEof | ConnectionAborted | ConnectionReset => {
+            io::Error::new(error.kind(), broken_off())
+        }
+        // Otherwise this side has ended it.
+        BrokenPipe if error.raw_os_error().is_some() => io::Error::new(BrokenPipe, broken_off()),
+        TimedOut => silent(),
+        _ => error,
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -177,7 +192,9 @@ impl AsyncRead for Stream {
         match &mut self.inner {
             Inner::Tcp(tcp) => {
                 tcp.poll_alive(cx)?;
-                Pin::new(&mut tcp.stream).poll_read(cx, buffer)
+                Pin::new(&mut tcp.stream)
+                    .poll_read(cx, buffer)
+                    .map_err(told)
             }
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -194,7 +211,9 @@ impl AsyncWrite for Stream {
         match &mut self.inner {
             Inner::Tcp(tcp) => {
                 tcp.poll_alive(cx)?;
-                Pin::new(&mut tcp.stream).poll_write(cx, bytes)
+                Pin::new(&mut tcp.stream)
+                    .poll_write(cx, bytes)
+                    .map_err(told)
             }
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -205,7 +224,7 @@ impl AsyncWrite for Stream {
         match &mut self.inner {
             Inner::Tcp(tcp) => {
                 tcp.poll_alive(cx)?;
-                Pin::new(&mut tcp.stream).poll_flush(cx)
+                Pin::new(&mut tcp.stream).poll_flush(cx).map_err(told)
             }
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_flush(cx),
@@ -216,7 +235,7 @@ impl AsyncWrite for Stream {
         match &mut self.inner {
             Inner::Tcp(tcp) => {
                 tcp.poll_alive(cx)?;
-                Pin::new(&mut tcp.stream).poll_shutdown(cx)
+                Pin::new(&mut tcp.stream).poll_shutdown(cx).map_err(told)
             }
             #[cfg(feature = "client")]
             Inner::Quic(stream) => Pin::new(stream).poll_shutdown(cx),

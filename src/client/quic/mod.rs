@@ -4,6 +4,7 @@
 mod keys;
 mod socket;
 mod stream;
+mod why;
 
 use std::fmt;
 use std::io;
@@ -17,7 +18,7 @@ use quinn::{
 use tokio::time::timeout;
 
 use crate::client::noise::MAX_DATAGRAM;
-use crate::client::session::{Session, StreamDatagrams, broken_off};
+use crate::client::session::{Session, StreamDatagrams};
 use crate::pairing::{Protocol, Role};
 use socket::{PEER, PathSocket};
 pub use stream::{Over, QuicStream};
@@ -157,14 +158,16 @@ impl Streams {
                 let mut config = quinn::ClientConfig::new(crypto);
                 config.transport_config(transport);
                 let connecting = endpoint.connect_with(config, PEER, "peer");
-                connecting.map_err(io::Error::other)?.await?
+                let connecting = connecting.map_err(io::Error::other)?.await;
+                connecting.map_err(|error| why::lost(error, &session.state()))?
             }
             Role::Receiver => {
                 let incoming = endpoint.accept().await;
                 let incoming = incoming.ok_or_else(|| session.ended_error())?;
                 // There is one peer, which has proven itself.
                 endpoint.set_server_config(None);
-                incoming.await?
+                let connecting = incoming.await;
+                connecting.map_err(|error| why::lost(error, &session.state()))?
             }
         };
         Ok(Self {
@@ -187,8 +190,11 @@ impl Streams {
     /// # Errors
     /// When the connection has ended.
     pub async fn open(&self) -> io::Result<QuicStream> {
-        let (mut send, recv) = self.link.connection.open_bi().await?;
-        send.write_all(&[OPENING]).await?;
+        let state = self.link.session.state();
+        let opened = self.link.connection.open_bi().await;
+        let (mut send, recv) = opened.map_err(|error| why::lost(error, &state))?;
+        let begun = send.write_all(&[OPENING]).await;
+        begun.map_err(|error| why::unwritten(error, &state))?;
         Ok(QuicStream::opened(send, recv, Arc::clone(&self.link)))
     }
 
@@ -197,7 +203,9 @@ impl Streams {
     /// # Errors
     /// When the connection has ended.
     pub async fn accept(&self) -> io::Result<QuicStream> {
-        let (send, recv) = self.link.connection.accept_bi().await?;
+        let accepted = self.link.connection.accept_bi().await;
+        let (send, recv) =
+            accepted.map_err(|error| why::lost(error, &self.link.session.state()))?;
         Ok(QuicStream::accepted(send, recv, Arc::clone(&self.link)))
     }
 
@@ -231,12 +239,7 @@ impl Streams {
         if stream::in_order(&error, &state) {
             return Ok(());
         }
-        match error {
-            // The session says so too, in a moment.
-            ConnectionError::ApplicationClosed(_) => Err(broken_off()),
-            _ if state.borrow().ended.is_some() => Err(self.why_ended()),
-            error => Err(error.into()),
-        }
+        Err(why::lost(error, &state))
     }
 
     /// Why nothing more comes, once it is so.

@@ -12,7 +12,7 @@ use quinn::{ApplicationClose, ConnectionError, RecvStream, SendStream, StoppedEr
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
-use super::{Link, OPENING};
+use super::{Link, OPENING, why};
 use crate::client::session::{Ended, State};
 
 type Delivered = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync>>;
@@ -20,7 +20,7 @@ type Delivered = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError
 /// The peer is left in order.
 const IN_ORDER: VarInt = VarInt::from_u32(0);
 /// The stream is broken off.
-const BROKEN_OFF: VarInt = VarInt::from_u32(1);
+pub(super) const BROKEN_OFF: VarInt = VarInt::from_u32(1);
 
 /// The end of what the peer takes.
 pub type Over = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
@@ -30,7 +30,7 @@ enum Ending {
     NotYet,
     /// It was told; the peer may not have everything yet.
     Told(Delivered),
-    Over(Option<io::ErrorKind>),
+    Over(Option<(io::ErrorKind, String)>),
 }
 
 /// A byte stream in both directions. Shutting down ends the own direction, and waits until the
@@ -80,11 +80,7 @@ impl QuicStream {
     fn poll_opening(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut byte = [0];
         let mut room = ReadBuf::new(&mut byte);
-        ready!(AsyncRead::poll_read(
-            Pin::new(&mut self.recv),
-            cx,
-            &mut room
-        ))?;
+        ready!(self.poll_received(cx, &mut room))?;
         Poll::Ready(match room.filled() {
             [OPENING] => {
                 self.opening = false;
@@ -102,7 +98,16 @@ impl QuicStream {
         if self.opening {
             ready!(self.poll_opening(cx))?;
         }
-        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buffer)
+        self.poll_received(cx, buffer)
+    }
+
+    fn poll_received(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let received = self.recv.poll_read_buf(cx, buffer);
+        received.map_err(|error| why::unread(error, &self.link.session.state()))
     }
 
     /// Whether the peer has ended its direction of a connection that is closed: takes all that has
@@ -128,12 +133,9 @@ impl QuicStream {
             match stopped.await {
                 // It may be told of the stream before it is told of the connection.
                 Ok(None | Some(IN_ORDER)) => Ok(()),
-                Ok(Some(_)) => Err(io::Error::new(
-                    io::ErrorKind::BrokenPipe,
-                    "the peer takes no more",
-                )),
+                Ok(Some(code)) => Err(why::stopped(code)),
                 Err(StoppedError::ConnectionLost(error)) if in_order(&error, &state) => Ok(()),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(why::unstopped(error, &state)),
             }
         })
     }
@@ -191,7 +193,8 @@ impl AsyncWrite for QuicStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes)
+        let written = Pin::new(&mut self.send).poll_write(cx, bytes);
+        written.map_err(|error| why::unwritten(error, &self.link.session.state()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -210,7 +213,7 @@ impl AsyncWrite for QuicStream {
             let failed = match ready!(delivered.as_mut().poll(cx)) {
                 // The peer has everything, or enough.
                 Ok(None | Some(IN_ORDER)) => None,
-                Ok(Some(_)) => Some(io::ErrorKind::BrokenPipe),
+                Ok(Some(code)) => Some(why::stopped(code)),
                 // Who closes in order has read all that it wants, and its own end is here before,
                 // whether or not that was read yet.
                 Err(StoppedError::ConnectionLost(error))
@@ -218,12 +221,13 @@ impl AsyncWrite for QuicStream {
                 {
                     None
                 }
-                Err(error) => Some(io::Error::from(error).kind()),
+                Err(error) => Some(why::unstopped(error, &this.link.session.state())),
             };
+            let failed = failed.map(|error| (error.kind(), error.to_string()));
             this.ending = Ending::Over(failed);
         }
-        Poll::Ready(match this.ending {
-            Ending::Over(Some(kind)) => Err(kind.into()),
+        Poll::Ready(match &this.ending {
+            Ending::Over(Some((kind, words))) => Err(io::Error::new(*kind, words.clone())),
             _ => Ok(()),
         })
     }

@@ -402,14 +402,20 @@ impl Session {
 
     /// Why nothing more can be sent.
     pub(crate) fn ended_error(&self) -> io::Error {
-        let ended = self.state.borrow().ended.clone();
-        let (kind, why) = match ended {
+        self.state.borrow().ended_error()
+    }
+}
+
+impl State {
+    /// Why nothing more comes or goes.
+    pub(crate) fn ended_error(&self) -> io::Error {
+        let (kind, why) = match &self.ended {
             Some(Ended::Here | Ended::ByPeer(0)) => (io::ErrorKind::BrokenPipe, "it was closed"),
             Some(Ended::ByPeer(_)) => return broken_off(),
-            Some(Ended::Silent) => (io::ErrorKind::TimedOut, "the peer has gone silent"),
+            Some(Ended::Silent) => return silent(),
             Some(Ended::NotThePeer) => (io::ErrorKind::PermissionDenied, "it is not the peer"),
             Some(Ended::Taken) => (io::ErrorKind::NotConnected, "its socket was taken out"),
-            Some(Ended::Failed(why)) => return io::Error::other(why),
+            Some(Ended::Failed(why)) => return io::Error::other(why.clone()),
             None => (io::ErrorKind::BrokenPipe, "it has ended"),
         };
         io::Error::new(kind, why)
@@ -418,6 +424,10 @@ impl Session {
 
 pub(crate) fn broken_off() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the peer broke it off")
+}
+
+pub(crate) fn silent() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the peer has gone silent")
 }
 
 pub(crate) fn too_long() -> io::Error {
