@@ -15,6 +15,8 @@ pub enum RendezvousError {
     TimedOut,
     /// The server could not prove that it is the one, or this build has no TLS.
     Tls(io::Error),
+    /// The server broke the TLS handshake off, or what came is not TLS.
+    NoTls,
     /// The server speaks HTTP, but does not take the WebSocket.
     Refused {
         /// The HTTP status.
@@ -40,6 +42,9 @@ impl fmt::Display for RendezvousError {
             Self::Connect(error) => write!(f, "the server cannot be reached: {error}"),
             Self::TimedOut => f.write_str("the server does not answer"),
             Self::Tls(error) => write!(f, "no secure connection to the server: {error}"),
+            Self::NoTls => f.write_str(
+                "no TLS came from the server; if it speaks http only, its URL begins with http://",
+            ),
             Self::Refused {
                 status, message, ..
             } => match message.as_str() {

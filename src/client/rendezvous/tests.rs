@@ -333,7 +333,11 @@ async fn a_handshake_that_breaks_is_an_end_and_no_offence() {
                 }
             };
             let (error, ()) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), breaking);
-            assert!(matches!(error, Err(RendezvousError::Closed)), "{error:?}");
+            match error {
+                Err(RendezvousError::Closed) => assert!(!tls),
+                Err(RendezvousError::NoTls) => assert!(tls),
+                other => panic!("{other:?}"),
+            }
         }
     }
 }
@@ -352,27 +356,87 @@ async fn who_speaks_no_tls_has_no_wrong_certificate() {
         stream
     };
     let (error, _stream) = tokio::join!(Rendezvous::connect(&url, &OPTIONS), plain);
-    assert!(
-        matches!(error, Err(RendezvousError::Protocol(_))),
-        "{error:?}"
-    );
+    assert!(matches!(error, Err(RendezvousError::NoTls)), "{error:?}");
+    let words = error.expect_err("no TLS").to_string();
+    assert!(words.contains("begins with http://"), "{words}");
 }
 
 #[cfg(feature = "client")]
-#[tokio::test]
-async fn tls_needs_the_name_and_a_trusted_root() {
+fn acceptor(
+    certificate: &rustls::pki_types::CertificateDer<'static>,
+    key: &rcgen::KeyPair,
+) -> tokio_rustls::TlsAcceptor {
     use std::sync::Arc;
 
-    let own = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("made");
-    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
-        .with_single_cert(vec![own.cert.der().clone()], key)
+        .with_single_cert(vec![certificate.clone()], key)
         .expect("fits");
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    tokio_rustls::TlsAcceptor::from(Arc::new(config))
+}
+
+/// A certificate as people make them, each with what is wrong and what helps.
+#[cfg(feature = "client")]
+#[tokio::test]
+async fn what_is_wrong_with_a_certificate_is_said_in_words() {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    let make = |change: fn(&mut CertificateParams)| {
+        let mut params = CertificateParams::new(vec!["localhost".into()]).expect("a name");
+        change(&mut params);
+        let key = KeyPair::generate().expect("a key");
+        (params.self_signed(&key).expect("made"), key)
+    };
+    let plain = make(|_| {});
+    let authority = make(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    let expired = make(|params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
+    let other = make(|params| {
+        let name = params.distinguished_name.clone();
+        *params = CertificateParams::new(vec!["example.org".into()]).expect("a name");
+        params.distinguished_name = name;
+    });
+    // Of the same name, and of another key.
+    let rival = make(|_| {}).0.pem();
+    for ((certificate, key), roots, words) in [
+        (&plain, None, "--ca names a file"),
+        (&plain, Some(&rival), "none of the given certificates"),
+        (
+            &authority,
+            Some(&authority.0.pem()),
+            "basicConstraints=critical,CA:FALSE",
+        ),
+        (&expired, Some(&expired.0.pem()), "has expired"),
+        (&other, Some(&other.0.pem()), "for another name"),
+    ] {
+        let acceptor = acceptor(certificate.der(), key);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let port = listener.local_addr().expect("bound").port();
+        let url = format!("https://localhost:{port}").parse().expect("a URL");
+        let options = SocketOptions {
+            bind: Some("127.0.0.1".parse().expect("an address")),
+            roots: roots.map(|pem| pem.clone().into_bytes()),
+            ..OPTIONS
+        };
+        let serving = async {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            acceptor.accept(stream).await.err()
+        };
+        let (client, _) = tokio::join!(Rendezvous::connect(&url, &options), serving);
+        let error = client.expect_err(words);
+        assert!(matches!(error, RendezvousError::Tls(_)), "{error:?}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[cfg(feature = "client")]
+#[tokio::test]
+async fn tls_needs_the_name_and_a_trusted_root() {
+    let own = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("made");
+    let acceptor = acceptor(own.cert.der(), &own.signing_key);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let port = listener.local_addr().expect("bound").port();
     let roots = Some(own.cert.pem().into_bytes());

@@ -67,8 +67,9 @@ impl FromStr for ServerUrl {
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
         let (tls, default_port, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (false, Some(80), rest),
-            Some(("https", rest)) => (true, Some(443), rest),
+            // RFC 3986 section 3.1: in whichever case.
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, Some(80), rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, Some(443), rest),
             Some(_) => return Err(UrlError("the URL begins with neither http:// nor https://")),
             None => (false, None, text),
         };
@@ -76,6 +77,9 @@ impl FromStr for ServerUrl {
             Some(at) => rest.split_at(at),
             None => (rest, ""),
         };
+        if authority.contains('@') {
+            return Err(UrlError("a user name in the URL is not supported"));
+        }
         let plain = |c: char| c.is_ascii_graphic() && !"?#%\\\"<>".contains(c);
         if !path.chars().all(plain) {
             return Err(UrlError("the path has characters that it cannot have"));
@@ -137,6 +141,8 @@ mod tests {
             ("https://example.org/", "https://example.org:443"),
             ("https://[::1]", "https://[::1]:443"),
             ("https://example.org/pair/", "https://example.org:443/pair"),
+            ("HTTP://example.org", "http://example.org:80"),
+            ("Https://example.org/P", "https://example.org:443/P"),
         ] {
             let url: ServerUrl = text.parse().expect(text);
             assert_eq!(url.to_string(), shown);
@@ -167,6 +173,10 @@ mod tests {
             "http://a:80/?q",
         ] {
             assert!(text.parse::<ServerUrl>().is_err(), "{text}");
+        }
+        for text in ["http://u:p@h:1", "u@h:1", "https://u:p@[::1]"] {
+            let error = text.parse::<ServerUrl>().expect_err("refused");
+            assert!(error.to_string().contains("a user name"), "{text}: {error}");
         }
     }
 }
