@@ -257,7 +257,11 @@ async fn is_told_that_a_host_is_busy(protocol: Protocol) {
 
     let world = World::new(By::Nothing);
     let key = fresh_key();
-    let mut host = host_for_many(&world, &key, protocol).await;
+    let (progress, mut told) = mpsc::unbounded_channel();
+    let host = patient(world.device(&key)).progress(progress);
+    let mut host = host.protocol(protocol).host();
+    let registered = in_time("it is registered", host.registered()).await;
+    registered.expect("it is taken");
     let coming: JoinSet<_> = (0..ROOM + MORE)
         .map(|_| meet(patient(world.device(&key))))
         .collect();
@@ -269,9 +273,20 @@ async fn is_told_that_a_host_is_busy(protocol: Protocol) {
         let error = refused.expect_err("just told apart").to_string();
         assert!(error.contains("busy"), "{protocol:?}: {error}");
     }
-    // There is room again.
-    let taken = in_time("one is taken", host.accept()).await;
-    let taken = taken.expect("it is connected");
+    let turned_away = |told: &Progress| matches!(told, Progress::TurnedAway { .. });
+    let said = std::iter::from_fn(|| told.try_recv().ok());
+    assert_eq!(
+        said.filter(turned_away).count(),
+        MORE,
+        "the host says so too"
+    );
+    // One that goes on waiting makes no room, and then it does.
+    let taken = in_time("one is taken", host.accept_waiting()).await;
+    let (taken, place) = taken.expect("it is connected");
+    let refused = in_time("an answer", meet(patient(world.device(&key)))).await;
+    let refused = refused.expect_err("there is no room").to_string();
+    assert!(refused.contains("busy"), "{protocol:?}: {refused}");
+    drop(place);
     in_time("there is room", meet(patient(world.device(&key))))
         .await
         .expect("it is let in");

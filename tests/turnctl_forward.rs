@@ -8,6 +8,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
+
 use support::turnctl::{PATIENCE, Turnctl, pairing, service, start};
 use turnserver::client::connect::Connector;
 use turnserver::pairing::AccessKey;
@@ -35,6 +38,49 @@ fn a_host_stays_and_talks_to_one_after_the_other() {
     let output = host.output.as_mut().expect("open");
     output.read_exact(&mut heard).expect("both were heard");
     assert_eq!(&heard, b"onetwo");
+}
+
+/// Nobody is broken off without a word: who finds no room is told so, and the terminal too.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_find_too_many_waiting_at_a_terminal_are_told_so() {
+    const WAITING: usize = 64;
+    const LATE: Duration = PATIENCE.saturating_mul(10);
+
+    let server = start();
+    let at = pairing(&server);
+    let mut host = Turnctl::start(&["host", &at, "k", "udp"]);
+    host.event("registered");
+    let key = AccessKey::new("k").expect("a key");
+    let device = Connector::new(at.parse().expect("a server"), key).establish_timeout(LATE);
+    let talking = |device: Connector| async move {
+        let conn = device.connect().await.expect("there is room");
+        let mut stream = conn.into_stream().await.expect("a stream");
+        stream.write_all(b"one").await.expect("writable");
+        stream
+    };
+    let first = talking(device.clone()).await;
+    let output = host.output.as_mut().expect("open");
+    output.read_exact(&mut [0; 3]).expect("its turn has begun");
+    // Not all at the same moment: they share this machine.
+    let mut waiting = Vec::new();
+    while waiting.len() < WAITING {
+        let some: JoinSet<_> = (0..8).map(|_| talking(device.clone())).collect();
+        waiting.extend(some.join_all().await);
+    }
+    let refused = device
+        .clone()
+        .connect()
+        .await
+        .expect_err("there is no room");
+    assert!(refused.to_string().contains("busy"), "{refused}");
+    let failed = host.event("device_failed");
+    assert_eq!(failed["message"], "too many devices wait");
+    assert!(failed["peer"].is_string(), "{failed}");
+    // Whoever has the next turn leaves room.
+    first.close().await.expect("in order");
+    let output = host.output.as_mut().expect("open");
+    output.read_exact(&mut [0; 3]).expect("its turn has begun");
+    talking(device).await;
 }
 
 /// Sends back what it gets, in capitals, until the end.

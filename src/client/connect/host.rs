@@ -31,11 +31,21 @@ pub struct Host {
     registered: watch::Receiver<bool>,
 }
 
-/// A device that is connected or could not be, or why no more of them can come.
-struct Arrival {
-    come: Result<PunchedConn, ConnectError>,
-    /// One of [`MOST`], until it is taken.
-    place: Option<OwnedSemaphorePermit>,
+/// One of the 64 places of a [`Host`], for a device that is on its way in or waits. Free for the
+/// next device when it is dropped.
+pub struct Place(#[expect(dead_code, reason = "it is there to be dropped")] OwnedSemaphorePermit);
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Place")
+    }
+}
+
+enum Arrival {
+    /// A device that is connected, or could not be.
+    Device(Box<Result<PunchedConn, ConnectError>>, Place),
+    /// Why no more of them can come.
+    NoMore(ConnectError),
 }
 
 impl fmt::Debug for Host {
@@ -69,9 +79,9 @@ impl Host {
         }
         // It says why as its last word.
         while let Some(arrival) = self.arrivals.recv().await {
-            match arrival.come {
-                Err(error) if arrival.place.is_none() => return Err(error),
-                _ => self.early.push_back(arrival),
+            match arrival {
+                Arrival::NoMore(error) => return Err(error),
+                Arrival::Device(..) => self.early.push_back(arrival),
             }
         }
         Err(RendezvousError::Closed.into())
@@ -79,19 +89,30 @@ impl Host {
 
     /// The next device that is connected. They connect whether or not somebody waits here; the
     /// first that is there comes first. While 64 of them are on their way in or wait here, further
-    /// ones are turned away. Nothing is lost when the waiting is broken off.
+    /// ones are turned away ([`Progress::TurnedAway`]), and told that this side is busy. Nothing is
+    /// lost when the waiting is broken off.
     ///
     /// # Errors
     /// Why one device could not be connected; others still can, as long as
     /// [`Host::is_open`].
     pub async fn accept(&mut self) -> Result<PunchedConn, ConnectError> {
+        self.accept_waiting().await.map(|(conn, _)| conn)
+    }
+
+    /// As [`Host::accept`], of a device that goes on waiting: it counts as one of the 64 until the
+    /// place is dropped.
+    ///
+    /// # Errors
+    /// As [`Host::accept`].
+    pub async fn accept_waiting(&mut self) -> Result<(PunchedConn, Place), ConnectError> {
         let early = self.early.pop_front();
         let arrival = match early {
             Some(arrival) => Some(arrival),
             None => self.arrivals.recv().await,
         };
         match arrival {
-            Some(arrival) => arrival.come,
+            Some(Arrival::Device(come, place)) => Ok(((*come)?, place)),
+            Some(Arrival::NoMore(error)) => Err(error),
             None => Err(RendezvousError::Closed.into()),
         }
     }
@@ -103,17 +124,11 @@ impl Host {
 }
 
 /// Connects one device, unless the host ends before.
-async fn receive(
-    options: Options,
-    pair: Pair,
-    place: OwnedSemaphorePermit,
-    told: mpsc::Sender<Arrival>,
-) {
+async fn receive(options: Options, pair: Pair, place: Place, told: mpsc::Sender<Arrival>) {
     let patience = patience(pair.round_trip, None);
     tokio::select! {
         come = establish(&options, pair, None, patience) => {
-            let place = Some(place);
-            let _ = told.send(Arrival { come, place }).await;
+            let _ = told.send(Arrival::Device(Box::new(come), place)).await;
         }
         () = told.closed() => {}
     }
@@ -179,9 +194,12 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
                     Some(News::Paired(pair)) => match Arc::clone(&places).try_acquire_owned() {
                         Ok(place) => {
                             let (options, told) = (options.clone(), told.clone());
-                            tokio::spawn(receive(options, *pair, place, told));
+                            tokio::spawn(receive(options, *pair, Place(place), told));
                         }
-                        Err(_) => turn_away(pair.session, pair.post.outgoing),
+                        Err(_) => {
+                            options.tell(Progress::TurnedAway { peer: pair.peer });
+                            turn_away(pair.session, pair.post.outgoing);
+                        }
                     },
                 },
                 () = told.closed() => return,
@@ -200,11 +218,7 @@ async fn stay(options: Options, told: mpsc::Sender<Arrival>, registered: watch::
 
 /// Says why no more devices can come.
 async fn give_up(told: &mpsc::Sender<Arrival>, error: ConnectError) {
-    let arrival = Arrival {
-        come: Err(error),
-        place: None,
-    };
-    let _ = told.send(arrival).await;
+    let _ = told.send(Arrival::NoMore(error)).await;
 }
 
 /// What asking again does not change.

@@ -43,7 +43,7 @@ use tokio::time::timeout;
 
 pub use super::session::{DirectLoss, Ended, OuterPort, PathInfo, Progress};
 pub use error::ConnectError;
-pub use host::Host;
+pub use host::{Host, Place};
 pub use punched::{PathChanges, PunchedConn};
 pub use stream::Stream;
 

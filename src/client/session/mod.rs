@@ -73,6 +73,11 @@ pub enum Progress {
         /// Where the server sees the peer.
         peer: SocketAddr,
     },
+    /// A host had no room for a device, which was told so.
+    TurnedAway {
+        /// Where the server sees the device.
+        peer: SocketAddr,
+    },
     /// There is a relayed address.
     Allocated(SocketAddr),
     /// There is no relay (any more), in words. It is tried again, and told again only with other

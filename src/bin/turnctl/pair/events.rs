@@ -179,6 +179,10 @@ fn describe(progress: &Progress) -> Option<(Value, String)> {
             json!({"event": "paired", "peer": peer}),
             format!("the other device is there ({peer}), connecting"),
         ),
+        Progress::TurnedAway { peer } => (
+            json!({"event": "device_failed", "peer": peer, "message": "too many devices wait"}),
+            format!("a device was turned away ({peer}): too many wait"),
+        ),
         Progress::Allocated(relayed) => (
             json!({"event": "relay", "relayed": relayed}),
             format!("a relay is ready ({relayed})"),

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use turnserver::client::connect::{Host, PunchedConn, Stream};
+use turnserver::client::connect::{Host, Place, PunchedConn, Stream};
 use turnserver::pairing;
 
 use super::events::Events;
@@ -17,8 +17,12 @@ use super::service::Service;
 use super::stop::Stop;
 use super::{Failure, Manner, Meeting, Protocol, prepare};
 
-/// Devices that are connected and wait for their turn at this terminal.
-const MOST_WAITING: usize = 16;
+/// A device that waits for its turn at this terminal. While there are too many of them, the library
+/// turns further ones away.
+struct Waiting {
+    stream: Stream,
+    place: Place,
+}
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -32,8 +36,8 @@ pub(crate) struct Options {
     /// Every TCP connection, or UDP client, at the local port of `turnctl forward` reaches this
     /// address as if it came from this machine; so do standard input and output of `turnctl
     /// connect`, for which over UDP each piece of input is a datagram. Any number of devices at a
-    /// time. Without it, one device at a time talks to this terminal, and others wait for their
-    /// turn.
+    /// time. Without it, one device at a time talks to this terminal, and up to 64 others wait for
+    /// their turn.
     #[arg(long, value_name = "HOST:PORT")]
     to: Option<String>,
     #[command(flatten)]
@@ -82,7 +86,7 @@ async fn receive(
     host.registered().await?;
     let event = json!({"event": "registered"});
     events.tell(&event, "registered; devices with the same key can connect");
-    let (waits, turn) = mpsc::channel(MOST_WAITING);
+    let (waits, turn) = mpsc::unbounded_channel();
     let talks = async {
         match &to {
             None => talk_to_each(turn, events).await,
@@ -92,12 +96,12 @@ async fn receive(
     tokio::pin!(talks);
     loop {
         let accepted = tokio::select! {
-            accepted = host.accept() => accepted,
+            accepted = host.accept_waiting() => accepted,
             Some(_) = served.join_next() => continue,
             () = &mut talks => continue,
         };
-        let conn = match accepted {
-            Ok(conn) => conn,
+        let (conn, place) = match accepted {
+            Ok(device) => device,
             // One device that failed does not end the others.
             Err(error) if host.is_open() => {
                 let text = error.to_string();
@@ -110,6 +114,7 @@ async fn receive(
         let events = Arc::clone(events);
         match &to {
             Some(to) => {
+                drop(place);
                 let (to, stop) = (Arc::clone(to), stop.clone());
                 served.spawn(async move {
                     let following = events.follow(conn.path_changes());
@@ -118,25 +123,31 @@ async fn receive(
                     left(&events, served.err().map(|error| error.to_string()));
                 });
             }
-            None => drop(served.spawn(queue(conn, waits.clone(), events))),
+            None => drop(served.spawn(queue(conn, place, waits.clone(), events))),
         }
     }
 }
 
 /// Lets a device wait for its turn at this terminal.
-async fn queue(conn: PunchedConn, waits: mpsc::Sender<Stream>, events: Arc<Events>) {
+async fn queue(
+    conn: PunchedConn,
+    place: Place,
+    waits: mpsc::UnboundedSender<Waiting>,
+    events: Arc<Events>,
+) {
     match conn.into_stream().await {
-        // Where there are too many, the last one is broken off.
-        Ok(stream) => drop(waits.try_send(stream)),
+        // Nobody takes it any more when this program ends.
+        Ok(stream) => drop(waits.send(Waiting { stream, place })),
         Err(error) => left(&events, Some(error.to_string())),
     }
 }
 
 /// Connects standard input and output to one device after the other, each until both directions
 /// have ended.
-async fn talk_to_each(mut turn: mpsc::Receiver<Stream>, events: &Events) {
+async fn talk_to_each(mut turn: mpsc::UnboundedReceiver<Waiting>, events: &Events) {
     let mut input = Input::open();
-    while let Some(stream) = turn.recv().await {
+    while let Some(Waiting { stream, place }) = turn.recv().await {
+        drop(place);
         let following = events.follow(stream.path_changes());
         let done = pipe::run(stream, &mut input, Output::Stays).await;
         following.abort();
