@@ -46,6 +46,9 @@ const RELAY_SLOTS: u16 = 512;
 /// The most datagrams in one batch, so that timers and connections never wait long.
 const BATCH: usize = 256;
 
+/// The same where many of them leave in one, which takes less time for each.
+const LARGE_BATCH: usize = 512;
+
 /// Slots for reads of streams.
 const STREAM_SLOTS: usize = 32;
 

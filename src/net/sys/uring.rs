@@ -23,8 +23,11 @@ pub(in crate::net) use buffers::slot_start;
 use sends::Sends;
 pub(in crate::net) use sends::{Places, Route};
 
-/// Submissions that wait at most for the next [`Ring::enter`], and so the most sends.
+/// Submissions that wait at most for the next [`Ring::enter`]. More would not fit the cache.
 pub(in crate::net) const SUBMISSIONS: usize = 256;
+
+/// Datagrams that these send at most.
+pub(in crate::net) const DATAGRAMS: usize = 512;
 
 /// Completions that fit the ring. The kernel keeps what does not fit, at a cost.
 const COMPLETIONS: u32 = 4096;
@@ -173,7 +176,7 @@ impl Ring {
         Ok(Self {
             ring,
             receive,
-            sends: Sends::new(SUBMISSIONS),
+            sends: Sends::new(),
             buffers,
             places,
             can_gather,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use super::{BATCH, EPOLL, ERRORS, KIND, LISTENER, SEND, Uring};
+use super::{BATCH, EPOLL, ERRORS, KIND, LARGE_BATCH, LISTENER, SEND, Uring};
 use crate::net::bind;
 use crate::net::merged::Merged;
 use crate::net::plane::{Event, Origin, Slot};
@@ -116,7 +116,7 @@ impl Uring {
                 self.handed_out += 1;
                 return Some(event);
             }
-            if self.handed_out >= BATCH {
+            if self.is_full() {
                 break;
             }
             let Some(arrived) = self.arrived.pop_front() else {
@@ -136,6 +136,15 @@ impl Uring {
         let (token, readiness) = self.epoll.event(index);
         let token = token as u32;
         Some(Event::Ready { token, readiness })
+    }
+
+    /// Whether the batch has as many datagrams as it may have.
+    fn is_full(&self) -> bool {
+        let most = match self.runs.pays() {
+            true => LARGE_BATCH,
+            false => BATCH,
+        };
+        self.handed_out >= most
     }
 
     fn arrival(&mut self, arrived: super::Arrived) -> Option<Merged> {

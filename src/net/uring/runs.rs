@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::{Sent, Socket};
-use crate::net::sys::uring::SUBMISSIONS;
+use crate::net::sys::uring::{DATAGRAMS, SUBMISSIONS};
 use crate::net::sys::{Joined, Segments};
 
 /// No datagram, and no run.
@@ -12,7 +12,7 @@ const NONE: u16 = u16::MAX;
 
 /// Flows that are remembered. Of two with the same place each displaces the other, and more
 /// leaves apart.
-const PLACES: usize = 2 * SUBMISSIONS;
+const PLACES: usize = DATAGRAMS;
 
 /// Datagrams that leave in one.
 #[derive(Clone, Copy)]
@@ -42,16 +42,21 @@ pub(super) struct Runs {
 impl Runs {
     pub(super) fn new() -> Self {
         Self {
-            sent: Vec::with_capacity(SUBMISSIONS),
-            next: Vec::with_capacity(SUBMISSIONS),
+            sent: Vec::with_capacity(DATAGRAMS),
+            next: Vec::with_capacity(DATAGRAMS),
             runs: Vec::with_capacity(SUBMISSIONS),
             latest: vec![NONE; PLACES].into(),
         }
     }
 
-    /// How many datagrams wait.
-    pub(super) const fn datagrams(&self) -> usize {
-        self.sent.len()
+    /// Whether there is room for one more datagram, given that for requests.
+    pub(super) const fn has_room(&self) -> bool {
+        self.sent.len() < DATAGRAMS
+    }
+
+    /// Whether so much leaves in one that it is worth while to wait for more of the same.
+    pub(super) const fn pays(&self) -> bool {
+        self.runs.len() * 5 <= self.sent.len() * 4
     }
 
     /// How many runs they make, each of which is one request.
@@ -180,7 +185,7 @@ mod tests {
                 [1, 2, 3].map(|port| (port, vec![100])),
             ];
             assert_eq!(left(&runs), expected.concat());
-            assert_eq!((runs.datagrams(), runs.len()), (12, 6));
+            assert_eq!((runs.len(), runs.pays()), (6, true));
             runs.clear();
         }
     }
@@ -199,6 +204,7 @@ mod tests {
         elsewhere.from = Some(Ipv4Addr::LOCALHOST.into());
         runs.add(elsewhere, &mut segments);
         assert_eq!(left(&runs), vec![(1, vec![9]); 4]);
+        assert!(!runs.pays());
     }
 
     #[test]

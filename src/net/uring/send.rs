@@ -50,7 +50,7 @@ impl Uring {
 
     /// Makes room for one submission, beside those of the datagrams that wait.
     pub(super) fn make_room(&mut self) {
-        if self.ring.room() < self.runs.len() + 2 || self.runs.datagrams() == SUBMISSIONS {
+        if self.ring.room() < self.runs.len() + 2 || !self.runs.has_room() {
             self.submit();
         }
     }

@@ -8,7 +8,7 @@ use std::ptr;
 use io_uring::types::{Fd, Fixed};
 use io_uring::{opcode, squeue};
 
-use super::Target;
+use super::{DATAGRAMS, SUBMISSIONS, Target};
 use crate::net::sys::control::{Control, write_packet_info, write_segment};
 use crate::net::sys::name::Name;
 
@@ -20,13 +20,12 @@ pub(in crate::net) struct Route<'a> {
     pub(in crate::net) from: Option<IpAddr>,
 }
 
-/// What no other request has since the last enter that emptied the queue, both below
-/// [`SUBMISSIONS`](super::SUBMISSIONS).
+/// What no other request has since the last enter that emptied the queue.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::net) struct Places {
-    /// The number of the request.
+    /// The number of the request, below [`SUBMISSIONS`].
     pub(in crate::net) number: usize,
-    /// Those of its datagrams, from this one on.
+    /// Those of its datagrams, from this one on and below [`DATAGRAMS`].
     pub(in crate::net) part: usize,
 }
 
@@ -39,7 +38,7 @@ pub(super) struct Sends {
 }
 
 impl Sends {
-    pub(super) fn new(count: usize) -> Self {
+    pub(super) fn new() -> Self {
         let part = libc::iovec {
             iov_base: ptr::null_mut(),
             iov_len: 0,
@@ -47,10 +46,10 @@ impl Sends {
         // SAFETY: a msghdr of zeroes has null pointers and zero lengths, which is valid.
         let header: libc::msghdr = unsafe { std::mem::zeroed() };
         Self {
-            names: vec![Name::EMPTY; count].into(),
-            parts: vec![part; count].into(),
-            headers: vec![header; count].into(),
-            controls: vec![Control::EMPTY; count].into(),
+            names: vec![Name::EMPTY; SUBMISSIONS].into(),
+            parts: vec![part; DATAGRAMS].into(),
+            headers: vec![header; SUBMISSIONS].into(),
+            controls: vec![Control::EMPTY; SUBMISSIONS].into(),
         }
     }
 
