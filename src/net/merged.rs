@@ -81,7 +81,8 @@ const CLOSE: u64 = 50;
 pub(super) struct Bursts {
     seen: u8,
     close: u8,
-    settled: bool,
+    may_merge: bool,
+    merges: bool,
 }
 
 impl Bursts {
@@ -90,14 +91,24 @@ impl Bursts {
         Self {
             seen: 0,
             close: 0,
-            settled: !may_merge,
+            may_merge,
+            merges: false,
+        }
+    }
+
+    /// That of a socket that has asked.
+    #[cfg(test)]
+    pub(super) const fn merging() -> Self {
+        Self {
+            merges: true,
+            ..Self::new(true)
         }
     }
 
     /// Something arrived, and before it `before` at any socket. Says once that the socket is to ask
     /// for merging.
     pub(super) fn note(&mut self, before: Option<&Merged>, now: &Merged) -> bool {
-        if self.settled {
+        if !self.may_merge || self.merges {
             return false;
         }
         self.seen += 1;
@@ -105,9 +116,14 @@ impl Bursts {
         if self.seen < ROUND {
             return false;
         }
-        self.settled = self.close >= ROUND / 2;
+        self.merges = self.close >= ROUND / 2;
         (self.seen, self.close) = (0, 0);
-        self.settled
+        self.merges
+    }
+
+    /// Whether the socket has asked for merging: each receive may then bring many datagrams.
+    pub(super) const fn merges(&self) -> bool {
+        self.merges
     }
 }
 

@@ -28,6 +28,9 @@ const SLOTS: usize = 64;
 /// directions share a batch evenly however unequal their number of sockets is.
 const SHARE: usize = 32;
 
+/// The same in slots where each may hold many datagrams that came as one.
+const MERGED_SHARE: usize = 8;
+
 /// An odd number of cache lines, so that the starts of the slots do not fall into one set.
 const STRIDE: usize = HEAD_ROOM + SLOT_SIZE + TAIL_ROOM;
 const _: () = assert!(STRIDE.is_multiple_of(64) && !(STRIDE / 64).is_multiple_of(2));
@@ -36,9 +39,6 @@ const _: () = assert!(STRIDE.is_multiple_of(64) && !(STRIDE / 64).is_multiple_of
 /// in place.
 const BOUNCES: usize = 4;
 const BOUNCES_START: usize = SLOTS * STRIDE;
-
-/// So many datagrams end a batch, so that timers and connections never wait long.
-const BATCH: usize = 256;
 
 /// Replies that wait to be sent, and the room for each.
 const REPLIES: usize = 64;
@@ -103,8 +103,6 @@ pub(super) struct Mmsg {
     arrived: Option<Arrived>,
     /// What is being handed out, or was last.
     merged: Option<Merged>,
-    /// Datagrams that were handed out in this batch.
-    handed_out: usize,
     /// A relay socket whose error queue is being read, and how many entries more.
     errors: Option<(RelayId, usize)>,
     /// Relay sockets that may have more, and how many of them belong to this batch.
@@ -148,7 +146,6 @@ impl Mmsg {
             events: 0..0,
             arrived: None,
             merged: None,
-            handed_out: 0,
             errors: None,
             pending: VecDeque::with_capacity(EVENTS),
             due: 0,
@@ -228,7 +225,6 @@ impl DataPlane for Mmsg {
     fn wait(&mut self, timeout: Option<Duration>, _: Mono) -> io::Result<()> {
         debug_assert!(self.queue.is_empty(), "flushed before the slots are reused");
         self.used_slots = 0;
-        self.handed_out = 0;
         self.due = self.pending.len();
         let mut hot = false;
         for listener in &mut self.listeners {

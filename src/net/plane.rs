@@ -104,8 +104,8 @@ impl<'a> Payload<'a> {
 /// 1. [`DataPlane::wait`] begins a batch: slots of the one before are free again.
 /// 2. [`DataPlane::next`] until it returns `None`; each event may queue sends.
 /// 3. [`DataPlane::flush`], after which a plane has sent what is queued, or does so with the next
-///    wait; what is queued when a plane is dropped is sent too. Sends from one socket keep their
-///    order, but for one that an error of another one held up.
+///    wait; what is queued when a plane is dropped is sent too. Sends of one flow (socket,
+///    destination and source) keep their order, but for one that an error of another held up.
 pub(super) trait DataPlane {
     /// Reports readiness of a descriptor under `token` until it is closed.
     fn watch(&mut self, fd: BorrowedFd<'_>, token: u32, interest: Interest) -> io::Result<()>;

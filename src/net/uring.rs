@@ -163,6 +163,8 @@ pub(super) struct Uring {
     used_replies: usize,
     failures: u64,
     pace: Pace,
+    /// An enter has failed; nothing more is sent.
+    stuck: bool,
     /// What went wrong where nothing could be returned.
     broken: Option<io::Error>,
 }
@@ -208,6 +210,7 @@ impl Uring {
             used_replies: 0,
             failures: 0,
             pace: Pace::default(),
+            stuck: false,
             broken: None,
         };
         // The short waits of `Pace` would be doubled otherwise.

@@ -94,26 +94,31 @@ fn a_socket_asks_once_if_it_may() {
     }
 }
 
+/// Sends datagrams of one size, but for the last, in one.
+pub(in crate::net) fn send_in_one(near: &UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
+    let mut sender = Sender::new(datagrams.len(), Segments::new(true));
+    let outgoing = datagrams.iter().map(|bytes| Outgoing {
+        bytes,
+        to: &to,
+        from: None,
+    });
+    let sent = sender.batch(outgoing).send(near.as_fd(), 0);
+    assert_eq!(sent.expect("loopback cuts it"), datagrams.len());
+}
+
 /// Sends bursts of equal datagrams and a shorter one, each burst in one, to a socket that `plane`
 /// receives from. Each datagram must be handed out for itself, in order; returns how many shared a
 /// slot with others.
 pub(in crate::net) fn shared_slots(plane: &mut impl DataPlane, to: SocketAddr) -> usize {
     const BURST: usize = 40;
     let near = UdpSocket::bind("127.0.0.1:0").expect("loopback");
-    let mut sender = Sender::new(BURST, Segments::new(true));
     let mut shared = 0;
     for round in 0..6 {
         let datagrams: [_; BURST] = std::array::from_fn(|number| {
             let len = if number == BURST - 1 { 70 } else { 100 };
             vec![(round * BURST + number) as u8; len]
         });
-        let outgoing = datagrams.iter().map(|bytes| Outgoing {
-            bytes,
-            to: &to,
-            from: None,
-        });
-        let sent = sender.batch(outgoing).send(near.as_fd(), 0);
-        assert_eq!(sent.expect("loopback cuts it"), BURST);
+        send_in_one(&near, to, &datagrams);
         let mut wanted = datagrams.iter();
         while wanted.len() > 0 {
             let patience = Some(Duration::from_secs(20));

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use super::{Arrived, BATCH, ERRORS, Listener, Mmsg, SHARE, SLOTS, Socket, WATCHED};
+use super::{Arrived, ERRORS, Listener, MERGED_SHARE, Mmsg, SHARE, SLOTS, Socket, WATCHED};
 use crate::net::bind;
 use crate::net::merged::Merged;
 use crate::net::plane::{Event, Origin, Slot};
@@ -16,7 +16,6 @@ impl Mmsg {
     pub(super) fn next_event(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.merged.as_mut().and_then(Merged::next) {
-                self.handed_out += 1;
                 return Some(event);
             }
             if let Some(merged) = self.arrival() {
@@ -29,7 +28,7 @@ impl Mmsg {
             if self.arrived.is_some() {
                 continue;
             }
-            if self.used_slots == SLOTS || self.handed_out >= BATCH {
+            if self.used_slots == SLOTS {
                 return None;
             }
             // Listeners first in every batch: there are few of them, and one would wait for
@@ -76,14 +75,21 @@ impl Mmsg {
 
     /// Receives from a socket into the free slots.
     fn receive(&mut self, from: Socket) {
-        let fd = match from {
-            Socket::Listener(index) => self.listeners[index as usize].socket.socket.as_fd(),
+        let (fd, bursts) = match from {
+            Socket::Listener(index) => {
+                let listener = &self.listeners[index as usize];
+                (listener.socket.socket.as_fd(), &listener.bursts)
+            }
             Socket::Relay(index) => match &self.relays[index as usize] {
-                Some(relay) => relay.socket.as_fd(),
+                Some(relay) => (relay.socket.as_fd(), &relay.bursts),
                 None => return,
             },
         };
-        let asked = SHARE.min(SLOTS - self.used_slots);
+        let share = match bursts.merges() {
+            true => MERGED_SHARE,
+            false => SHARE,
+        };
+        let asked = share.min(SLOTS - self.used_slots);
         let mut received = 0;
         let mut more = true;
         // A queued ICMP error ends a receive once; what follows it is received then.
@@ -219,8 +225,10 @@ impl Mmsg {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::UdpSocket;
     use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -228,10 +236,14 @@ mod tests {
     use rand_core::SeedableRng;
 
     use super::*;
+    use crate::net::Service;
+    use crate::net::bind::UdpListener;
     use crate::net::descriptors::Descriptors;
-    use crate::net::merged::tests::shared_slots;
+    use crate::net::merged::Bursts;
+    use crate::net::merged::tests::{send_in_one, shared_slots};
     use crate::net::plane::DataPlane;
     use crate::net::relays::{RelayOpener, Reservations};
+    use crate::net::sys::Interest;
     use crate::proto::ports::RelayAddresses;
     use crate::proto::{Family, Mono, OpenSpec};
 
@@ -266,6 +278,35 @@ mod tests {
         };
         assert!(shared(true) > 0);
         assert_eq!(shared(false), 0);
+    }
+
+    /// What comes in one takes a slot, and many of them leave room for the others.
+    #[test]
+    fn a_flood_of_bursts_does_not_keep_the_rest_waiting() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let address = socket.local_addr().expect("bound");
+        bind::merge(socket.as_fd());
+        let listener = UdpListener {
+            socket: socket.into(),
+            address,
+            service: Service::Turn,
+        };
+        let mut plane = Mmsg::new(vec![listener], true).expect("made");
+        plane.listeners[0].bursts = Bursts::merging();
+        let near = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        for _ in 0..2 * MERGED_SHARE {
+            send_in_one(&near, address, &vec![vec![0; 100]; 60]);
+        }
+        let (here, mut there) = UnixStream::pair().expect("a pair");
+        there.write_all(b"x").expect("written");
+        plane
+            .watch(here.as_fd(), 7, Interest::READ)
+            .expect("watched");
+        plane.wait(Some(Duration::ZERO), Mono(0)).expect("no sleep");
+        let events: Vec<_> = std::iter::from_fn(|| plane.next()).collect();
+        let ready = |event: &&Event| matches!(event, Event::Ready { token: 7, .. });
+        assert_eq!(events.iter().filter(ready).count(), 1);
+        assert_eq!(events.len(), 60 * MERGED_SHARE + 1, "the rest comes later");
     }
 
     #[test]

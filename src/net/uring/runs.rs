@@ -49,6 +49,11 @@ impl Runs {
         }
     }
 
+    /// How many datagrams wait.
+    pub(super) const fn datagrams(&self) -> usize {
+        self.sent.len()
+    }
+
     /// Whether there is room for one more datagram, given that for requests.
     pub(super) const fn has_room(&self) -> bool {
         self.sent.len() < DATAGRAMS
@@ -56,7 +61,7 @@ impl Runs {
 
     /// Whether so much leaves in one that it is worth while to wait for more of the same.
     pub(super) const fn pays(&self) -> bool {
-        self.runs.len() * 5 <= self.sent.len() * 4
+        !self.runs.is_empty() && self.runs.len() * 5 <= self.sent.len() * 4
     }
 
     /// How many runs they make, each of which is one request.
@@ -171,6 +176,7 @@ mod tests {
     #[test]
     fn flows_that_take_turns_leave_in_one_each() {
         let (mut runs, mut segments) = (Runs::new(), Segments::new(true));
+        assert!(!runs.pays(), "nothing waits");
         let listener = Socket::Listener(0);
         // Twice: what is remembered of the first time harms nothing.
         for _ in 0..2 {

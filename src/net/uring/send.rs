@@ -19,12 +19,17 @@ const _: () = assert!(SUBMISSIONS.is_power_of_two());
 impl Uring {
     /// Submits everything that is queued, waits, and takes all completions.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
-        self.push_runs();
+        // Requests of an enter that failed may still lie in the queue, and have their places.
+        match self.stuck {
+            false => self.push_runs(),
+            true => self.failures += self.runs.datagrams() as u64,
+        }
         let entered = self.enter_pushed(wait);
         self.submission = self.submission.wrapping_add(1);
         self.runs.clear();
         self.bounced = 0;
         self.used_replies = 0;
+        self.stuck |= entered.is_err();
         entered
     }
 
@@ -107,14 +112,15 @@ impl Uring {
         let first = self.runs.first(run);
         let (socket, len) = (first.socket, first.bytes.len());
         let full = is_full(-result);
-        let apart = run.count() > 1 && self.sender.segments.refused(-result, len);
+        if run.count() > 1 {
+            self.sender.segments.refused(-result, len);
+        }
         self.failures += match full {
             true => run.count() as u64,
             false => self.send_again(run),
         };
         if let Socket::Relay(id) = socket
             && !full
-            && !apart
         {
             self.note_error(id);
         }
