@@ -9,8 +9,9 @@ use tokio::time::sleep;
 
 use super::events;
 
-/// How long ending in order may take.
-const IN_ORDER: Duration = Duration::from_secs(2);
+/// How long ending in order may take: a session tells for 2 s that it closes to a peer who does not
+/// confirm it, and gives its allocation back then.
+const IN_ORDER: Duration = Duration::from_secs(4);
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
