@@ -34,6 +34,30 @@ fn nothing_is_left(server: &Server, key: &str) {
     assert_eq!(other.exit_code(), 3, "nobody waits");
 }
 
+/// A peer that is gone confirms nothing: that takes time, and the allocation is given back then.
+#[test]
+fn one_whose_peer_is_gone_gives_its_allocation_back() {
+    for protocol in ["udp", "tcp"] {
+        let server = start();
+        let at = pairing(&server);
+        let mut one = Turnctl::start(&["connect", &at, "k", protocol, "--relay-only"]);
+        one.event("waiting");
+        let mut gone = Turnctl::start(&["connect", &at, "k", "--relay-only"]);
+        one.event("path");
+        gone.event("path");
+        assert_eq!(allocations(&server), 2, "{protocol}");
+        support::signal(gone.child.id(), "KILL");
+        gone.child.wait().expect("it is killed");
+        support::signal(one.child.id(), "INT");
+        assert_eq!(one.exit_code(), 130);
+        assert_eq!(
+            allocations(&server),
+            1,
+            "{protocol}: that of the killed one"
+        );
+    }
+}
+
 #[test]
 fn a_device_that_waits_can_be_stopped() {
     let server = start();

@@ -240,6 +240,7 @@ mod tests {
     use crate::net::merged::tests::shared_slots;
     use crate::net::plane::{DataPlane, Payload};
     use crate::net::relays::{RelayOpener, Reservations};
+    use crate::net::sys::uring::SUBMISSIONS;
     use crate::net::uring::new_ring;
     use crate::proto::ports::RelayAddresses;
     use crate::proto::{Family, Mono, OpenSpec};
@@ -299,6 +300,44 @@ mod tests {
         assert!(seen > ERRORS, "only {seen}");
         assert_eq!(plane.take_failures(), 0);
         assert_eq!(sys::queued_error(fd.as_fd()).expect("readable"), None);
+    }
+
+    /// Two equal datagrams that wait to leave in one, and who they are for.
+    fn waiting() -> (Uring, RelayId, UdpSocket) {
+        let (mut plane, relay, ..) = plane();
+        let peer = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        peer.set_nonblocking(true).expect("set");
+        let to = peer.local_addr().expect("bound");
+        let slot = plane.acquire().expect("free");
+        for _ in 0..2 {
+            let payload = Payload::new(slot, 0, 0..9, true);
+            assert!(plane.send_to_peer(relay, to, false, payload));
+        }
+        assert_eq!(plane.runs.len(), 1);
+        (plane, relay, peer)
+    }
+
+    /// An ICMP error that is queued on the socket has the same code as a run that is too large.
+    #[test]
+    fn a_refused_run_leaves_apart_and_the_error_queue_is_looked_at() {
+        let (mut plane, relay, peer) = waiting();
+        let submission = u64::from(plane.submission) * SUBMISSIONS as u64;
+        plane.refused(SEND | submission & !KIND, -libc::EMSGSIZE);
+        assert_eq!(plane.erring, [relay]);
+        assert_eq!(plane.take_failures(), 0);
+        let arrived = (0..3).filter(|_| peer.recv(&mut [0; 20]).is_ok());
+        assert_eq!(arrived.count(), 2);
+    }
+
+    /// What lies in the queue since then would get the addresses of what comes later.
+    #[test]
+    fn nothing_is_sent_after_a_failed_enter() {
+        let (mut plane, _, peer) = waiting();
+        plane.stuck = true;
+        plane.wait(Some(Duration::ZERO), Mono(0)).expect("no sleep");
+        assert_eq!(plane.take_failures(), 2);
+        let error = peer.recv(&mut [0; 20]).expect_err("nothing came");
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
     }
 
     #[test]
