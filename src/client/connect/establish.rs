@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-#[cfg(feature = "client")]
-use tokio::time::timeout_at;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::error::ConnectError;
 use super::liveness::keep_alive;
@@ -290,37 +288,35 @@ impl Establishing<'_> {
         if self.role == Role::Receiver {
             within += TCP_GRACE;
         }
-        let punch = async {
-            // The listeners are there; who dials already is kept waiting by the system.
-            let secrets = secrets.await.map_err(|_| "the session has ended")?;
-            let mut config = tcp::Config::new(self.role, secrets.check);
-            config.tries = self.options.tries.unwrap_or(config.tries);
-            config.timeout = within;
-            let (punched, outer_port) = {
-                let punch = tcp::punch(&config, sockets, offered);
-                self.with_outer_port(punch).await
-            };
-            let punched = punched.map_err(|error| error.to_string())?;
-            keep_alive(&punched.stream);
-            let info = direct(&punched);
-            let stream = punched.stream;
-            if self.options.raw {
-                return Ok(Inner::RawTcp {
-                    stream,
-                    info,
-                    outer_port,
-                });
-            }
-            let psk = self.options.key.psk(&id);
-            let noise = NoiseStream::handshake(stream, self.role, &psk, &id.0);
-            let stream = Box::new(noise.await.map_err(|error| error.to_string())?);
-            Ok(Inner::Tcp {
+        let until = Instant::now() + within;
+        // The listeners are there; who dials already is kept waiting by the system.
+        let secrets = timeout_at(until, secrets).await.map_err(|_| late.clone())?;
+        let secrets = secrets.map_err(|_| "the session has ended")?;
+        let mut config = tcp::Config::new(self.role, secrets.check);
+        config.tries = self.options.tries.unwrap_or(config.tries);
+        // Punching keeps the time itself: it knows why there is no connection by then.
+        config.timeout = until.saturating_duration_since(Instant::now());
+        let punch = tcp::punch(&config, sockets, offered);
+        let (punched, outer_port) = self.with_outer_port(punch).await;
+        let punched = punched.map_err(|error| error.to_string())?;
+        keep_alive(&punched.stream);
+        let info = direct(&punched);
+        let stream = punched.stream;
+        if self.options.raw {
+            return Ok(Inner::RawTcp {
                 stream,
                 info,
                 outer_port,
-            })
-        };
-        timeout(within, punch).await.unwrap_or(Err(late))
+            });
+        }
+        let psk = self.options.key.psk(&id);
+        let noise = NoiseStream::handshake(stream, self.role, &psk, &id.0);
+        let noise = timeout_at(until, noise).await.map_err(|_| late)?;
+        Ok(Inner::Tcp {
+            stream: Box::new(noise.map_err(|error| error.to_string())?),
+            info,
+            outer_port,
+        })
     }
 
     /// Punches, and tells the peer of an outer port as soon as a router grants one.
