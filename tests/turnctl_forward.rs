@@ -276,7 +276,13 @@ fn a_host_says_that_it_cannot_reach_the_port_that_it_serves() {
     let no_udp = tcp.local_addr().expect("bound");
     let mut host = Turnctl::serve(&at, "tcp", "tcp", no_tcp);
     let mut guest = Turnctl::start(&["connect", &at, "tcp"]);
+    let lost = guest.event("error");
     assert_eq!(guest.exit_code(), 1);
+    let unreached = "the peer cannot reach the port that it serves";
+    assert_eq!(
+        lost["message"],
+        format!("the connection was lost: {unreached}")
+    );
     let reason = failed_service(&mut host, no_tcp);
     let left = host.event("device_left");
     assert_eq!(left["message"], *reason);
@@ -286,6 +292,8 @@ fn a_host_says_that_it_cannot_reach_the_port_that_it_serves() {
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
     let end = stream.read(&mut [0; 1]);
     assert!(end.is_err(), "an error and not an end: {end:?}");
+    let refused = forward.event("service_failed");
+    assert_eq!(refused["message"], unreached);
     support::signal(forward.child.id(), "TERM");
     assert_eq!(forward.exit_code(), 143);
     left_in_order(&mut host);

@@ -21,6 +21,8 @@ type Delivered = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError
 const IN_ORDER: VarInt = VarInt::from_u32(0);
 /// The stream is broken off.
 pub(super) const BROKEN_OFF: VarInt = VarInt::from_u32(1);
+/// The stream leads nowhere: who accepted it cannot reach the port that it serves.
+pub(super) const UNREACHED: VarInt = VarInt::from_u32(2);
 
 /// The end of what the peer takes.
 pub type Over = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
@@ -44,7 +46,7 @@ pub struct QuicStream {
     rest: VecDeque<u8>,
     /// The byte that begins it is still to come.
     opening: bool,
-    /// What the peer is told when nothing more is taken of it.
+    /// What the peer is told when nothing more is taken of it, or comes.
     parting: VarInt,
     link: Arc<Link>,
 }
@@ -157,13 +159,19 @@ impl QuicStream {
         }
         ended
     }
+
+    /// Breaks it off because the port that it was to lead to cannot be reached: the peer reads
+    /// and writes `ConnectionRefused`.
+    pub fn refuse(mut self) {
+        self.parting = UNREACHED;
+    }
 }
 
 impl Drop for QuicStream {
     fn drop(&mut self) {
         if matches!(self.ending, Ending::NotYet) {
             // Left alone it would look like an end. An error says that it is over anyhow.
-            let _ = self.send.reset(BROKEN_OFF);
+            let _ = self.send.reset(self.parting);
         }
         // An error says that everything of the peer has come.
         let _ = self.recv.stop(self.parting);

@@ -5,7 +5,7 @@ use std::io;
 use quinn::{ConnectionError, ReadError, StoppedError, VarInt, WriteError};
 use tokio::sync::watch;
 
-use super::stream::BROKEN_OFF;
+use super::stream::{BROKEN_OFF, UNREACHED};
 use crate::client::session::{State, broken_off, silent};
 
 pub(super) fn lost(error: ConnectionError, session: &watch::Receiver<State>) -> io::Error {
@@ -23,6 +23,7 @@ pub(super) fn lost(error: ConnectionError, session: &watch::Receiver<State>) -> 
 
 pub(super) fn unread(error: ReadError, session: &watch::Receiver<State>) -> io::Error {
     match error {
+        ReadError::Reset(UNREACHED) => unreached(),
         ReadError::Reset(_) => broken_off(),
         ReadError::ConnectionLost(error) => lost(error, session),
         error => error.into(),
@@ -49,8 +50,14 @@ pub(super) fn stopped(code: VarInt) -> io::Error {
     let kind = io::ErrorKind::BrokenPipe;
     match code {
         BROKEN_OFF => io::Error::new(kind, broken_off()),
+        UNREACHED => unreached(),
         _ => io::Error::new(kind, "the peer takes no more"),
     }
+}
+
+fn unreached() -> io::Error {
+    let why = "the peer cannot reach the port that it serves";
+    io::Error::new(io::ErrorKind::ConnectionRefused, why)
 }
 
 #[cfg(test)]
@@ -84,9 +91,12 @@ mod tests {
             let waited = StoppedError::ConnectionLost(error);
             assert_eq!(unstopped(waited, &session).to_string(), words);
         }
-        let reset = ReadError::Reset(BROKEN_OFF);
-        assert_eq!(unread(reset, &session).to_string(), broke);
-        for (code, words) in [(0, "the peer takes no more"), (1, broke)] {
+        let unreached = "the peer cannot reach the port that it serves";
+        for (code, words) in [(1, broke), (2, unreached), (3, broke)] {
+            let reset = ReadError::Reset(VarInt::from_u32(code));
+            assert_eq!(unread(reset, &session).to_string(), words);
+        }
+        for (code, words) in [(0, "the peer takes no more"), (1, broke), (2, unreached)] {
             let stopped = WriteError::Stopped(VarInt::from_u32(code));
             assert_eq!(unwritten(stopped, &session).to_string(), words);
         }

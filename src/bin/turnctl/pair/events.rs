@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -97,6 +98,35 @@ impl Events {
                 }
             }
         })
+    }
+}
+
+/// Lines about what may happen to many clients at once: one a second.
+#[derive(Default)]
+pub(super) struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    pub(super) const BETWEEN: Duration = Duration::from_secs(1);
+
+    /// Whether the next one may come.
+    pub(super) fn may_come(&self) -> bool {
+        let now = Instant::now();
+        let mut last = self.locked();
+        let may = last.is_none_or(|last| now - last >= Self::BETWEEN);
+        if may {
+            *last = Some(now);
+        }
+        may
+    }
+
+    /// When one came last.
+    #[cfg(test)]
+    pub(super) fn last(&self) -> Option<Instant> {
+        *self.locked()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -20,7 +20,7 @@ use turnserver::client::connect::Connector;
 use turnserver::client::quic::Streams;
 use turnserver::pairing;
 
-use super::events::Events;
+use super::events::{Events, Seldom};
 use super::flows::{FLOW_IDLE, Flows, send, split};
 use super::serve::{BUFFER, carry};
 use super::stop::Stop;
@@ -76,7 +76,7 @@ async fn forward(options: &Options, mut stop: Stop) -> Result<(), Failure> {
     events.tell(&json!({"event": "listening", "local": local}), &words);
     loop {
         let why = tokio::select! {
-            why = port.carry(&other.streams) => why,
+            why = port.carry(&other.streams, &events) => why,
             () = stop.asked() => {
                 port.hang_up().await;
                 other.leave().await;
@@ -191,7 +191,8 @@ enum Port {
         listener: TcpListener,
         /// Clients that came while the other side was away, and until when they wait.
         waiting: VecDeque<(TcpStream, Instant)>,
-        carried: JoinSet<()>,
+        carried: JoinSet<io::Result<()>>,
+        refusals: Seldom,
     },
     Udp {
         socket: UdpSocket,
@@ -206,6 +207,7 @@ impl Port {
                 listener: TcpListener::bind(options.listen).await?,
                 waiting: VecDeque::new(),
                 carried: JoinSet::new(),
+                refusals: Seldom::default(),
             },
             Protocol::Udp => Self::Udp {
                 socket: UdpSocket::bind(options.listen).await?,
@@ -222,13 +224,23 @@ impl Port {
     }
 
     /// Connects the local clients to the other side until that has gone, and says why.
-    async fn carry(&mut self, other: &Streams) -> String {
+    async fn carry(&mut self, other: &Streams, events: &Events) -> String {
         match self {
             Self::Tcp {
                 listener,
                 waiting,
                 carried,
-            } => carry_tcp(listener, waiting, carried, other).await,
+                refusals,
+            } => {
+                let refused = |error: &io::Error| {
+                    if refusals.may_come() {
+                        let text = error.to_string();
+                        let event = json!({"event": "service_failed", "message": text});
+                        events.tell(&event, &text);
+                    }
+                };
+                carry_tcp(listener, waiting, carried, other, refused).await
+            }
             Self::Udp { socket, flows } => carry_udp(socket, flows, other).await,
         }
     }
@@ -289,19 +301,27 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-/// Every local connection becomes a stream.
+/// Every local connection becomes a stream. `refused` hears of those that lead nowhere.
 async fn carry_tcp(
     listener: &TcpListener,
     waiting: &mut VecDeque<(TcpStream, Instant)>,
-    carried: &mut JoinSet<()>,
+    carried: &mut JoinSet<io::Result<()>>,
     other: &Streams,
+    refused: impl Fn(&io::Error),
 ) -> String {
     loop {
         let client = match waiting.pop_front() {
             Some((client, _)) => client,
             None => tokio::select! {
                 client = accept(listener) => client,
-                Some(_) = carried.join_next() => continue,
+                Some(over) = carried.join_next() => {
+                    if let Ok(Err(error)) = over
+                        && error.kind() == io::ErrorKind::ConnectionRefused
+                    {
+                        refused(&error);
+                    }
+                    continue;
+                }
                 datagram = other.recv() => match datagram {
                     Some(_) => continue,
                     None => return other.why_ended().to_string(),

@@ -63,12 +63,18 @@ pub(super) async fn serve(
 
 /// Carries bytes both ways. When one end breaks, so does the other, and whoever is there sees an
 /// error and not an end; also when this is dropped, or the whole program is killed.
-pub(super) async fn carry(mut one: impl AsyncRead + AsyncWrite + Unpin, mut two: TcpStream) {
+///
+/// # Errors
+/// How one of them broke.
+pub(super) async fn carry(
+    mut one: impl AsyncRead + AsyncWrite + Unpin,
+    mut two: TcpStream,
+) -> io::Result<()> {
     // It may be broken already.
     let _ = two.set_zero_linger();
-    if copy_bidirectional(&mut one, &mut two).await.is_ok() {
-        let _ = SockRef::from(&two).set_linger(None);
-    }
+    copy_bidirectional(&mut one, &mut two).await?;
+    let _ = SockRef::from(&two).set_linger(None);
+    Ok(())
 }
 
 /// Every stream becomes a connection.
@@ -89,10 +95,16 @@ async fn serve_tcp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) 
                 accepted += 1;
                 let to = Arc::clone(to);
                 carried.spawn(async move {
-                    // A port that is closed is a connection that breaks at once.
-                    let local = to.connect().await?;
+                    let local = match to.connect().await {
+                        Ok(local) => local,
+                        Err(error) => {
+                            remote.refuse();
+                            return Err(error);
+                        }
+                    };
                     let _ = local.set_nodelay(true);
-                    carry(remote, local).await;
+                    // Whoever broke it, both ends see it.
+                    let _ = carry(remote, local).await;
                     Ok(())
                 });
             }
@@ -155,7 +167,13 @@ async fn serve_udp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) 
                 };
                 let to = Arc::clone(to);
                 carried.spawn(async move {
-                    let socket = to.socket().await?;
+                    let socket = match to.socket().await {
+                        Ok(socket) => socket,
+                        Err(error) => {
+                            stream.refuse();
+                            return Err(error);
+                        }
+                    };
                     // Whoever broke it, both ends see it.
                     let _ = talk(stream, &socket).await;
                     Ok(())

@@ -8,13 +8,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::Failure;
-use super::events::Events;
+use super::events::{Events, Seldom};
 
-/// Many clients may fail at once; between two lines about it is so much time.
-const BETWEEN_LINES: Duration = Duration::from_secs(1);
 /// After an error of a socket, so that a row of them does not keep the machine busy.
 const RECEIVE_AGAIN: Duration = Duration::from_millis(10);
 
@@ -26,7 +24,7 @@ pub(super) struct Service {
     /// Which of them takes new UDP sockets: the one that refused none, or none since.
     udp_at: AtomicUsize,
     events: Arc<Events>,
-    told: Mutex<Option<Instant>>,
+    lines: Seldom,
 }
 
 impl Service {
@@ -46,7 +44,7 @@ impl Service {
             addresses,
             udp_at: AtomicUsize::new(0),
             events,
-            told: Mutex::new(None),
+            lines: Seldom::default(),
         }
     }
 
@@ -93,10 +91,7 @@ impl Service {
     /// Says on this side that a device is not served, and why.
     fn failed(&self, error: &io::Error) -> io::Error {
         let text = format!("cannot reach {}: {error}", self.name);
-        let now = Instant::now();
-        let mut told = unpoisoned(&self.told);
-        if told.is_none_or(|told| now - told >= BETWEEN_LINES) {
-            *told = Some(now);
+        if self.lines.may_come() {
             let event = json!({"event": "service_failed", "message": text});
             self.events.tell(&event, &text);
         }
@@ -244,7 +239,7 @@ mod tests {
     }
 
     fn was_told(service: &Service) -> bool {
-        unpoisoned(&service.told).is_some()
+        service.lines.last().is_some()
     }
 
     #[tokio::test]
@@ -323,15 +318,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn many_failures_at_once_are_told_once() {
         let service = service(vec![([127, 0, 0, 1], 1).into()]);
-        let when = || *unpoisoned(&service.told);
+        let when = || service.lines.last();
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         service.failed(&refused);
         let first = when();
         assert!(first.is_some());
-        sleep(BETWEEN_LINES / 2).await;
+        sleep(Seldom::BETWEEN / 2).await;
         service.failed(&refused);
         assert_eq!(when(), first);
-        sleep(BETWEEN_LINES / 2).await;
+        sleep(Seldom::BETWEEN / 2).await;
         service.failed(&refused);
         assert_ne!(when(), first);
     }
