@@ -40,6 +40,51 @@ fn a_host_stays_and_talks_to_one_after_the_other() {
     assert_eq!(&heard, b"onetwo");
 }
 
+/// Who gives up before its turn leaves the row, and the terminal says so.
+#[test]
+fn one_that_goes_before_its_turn_keeps_nobody_waiting() {
+    let server = start();
+    let at = pairing(&server);
+    for protocol in ["udp", "tcp"] {
+        let mut host = Turnctl::start(&["host", &at, protocol, protocol]);
+        host.event("registered");
+        let mut first = Turnctl::start(&["connect", &at, protocol]);
+        first.write(b"one");
+        let heard = |host: &mut Turnctl, word: &[u8]| {
+            let output = host.output.as_mut().expect("open");
+            let mut heard = vec![0; word.len()];
+            output.read_exact(&mut heard).expect("its turn has begun");
+            assert_eq!(heard, word);
+        };
+        heard(&mut host, b"one");
+        let mut second = Turnctl::start(&["connect", &at, protocol]);
+        second.write(b"two");
+        second.event("path");
+        support::signal(second.child.id(), "TERM");
+        assert_eq!(second.exit_code(), 143);
+        let left = host.event("device_left");
+        assert_eq!(left["message"], "the peer broke it off");
+        let mut third = Turnctl::start(&["connect", &at, protocol]);
+        third.write(b"three");
+        third.event("path");
+        host.write(b"to the first");
+        host.end_input();
+        let mut answer = [0; 12];
+        let output = first.output.as_mut().expect("open");
+        output
+            .read_exact(&mut answer)
+            .expect("it still has its turn");
+        assert_eq!(&answer, b"to the first");
+        first.end_input();
+        assert_eq!(first.exit_code(), 0);
+        left_in_order(&mut host);
+        heard(&mut host, b"three");
+        third.end_input();
+        assert_eq!(third.exit_code(), 0);
+        left_in_order(&mut host);
+    }
+}
+
 /// Nobody is broken off without a word: who finds no room is told so, and the terminal too.
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_find_too_many_waiting_at_a_terminal_are_told_so() {

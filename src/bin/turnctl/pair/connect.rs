@@ -66,7 +66,7 @@ async fn connect(options: &Options) -> Result<(), Failure> {
             "what you type goes to the other device line by line; Ctrl-D ends your side",
         );
     }
-    let done = pipe::run(stream, &mut Input::open(), Output::Closes).await;
+    let done = pipe::run(stream, &[], &mut Input::open(), Output::Closes).await;
     following.abort();
     done?;
     events.tell(&json!({"event": "ended"}), "the connection has ended");

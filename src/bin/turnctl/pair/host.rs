@@ -1,11 +1,13 @@
 //! `turnctl host`: stays, and takes one device after the other.
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::io::AsyncReadExt;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use turnserver::client::connect::{Host, Place, PunchedConn, Stream};
 use turnserver::pairing;
@@ -17,11 +19,16 @@ use super::service::Service;
 use super::stop::Stop;
 use super::{Failure, Manner, Meeting, Protocol, prepare};
 
-/// A device that waits for its turn at this terminal. While there are too many of them, the library
-/// turns further ones away.
-struct Waiting {
-    stream: Stream,
-    place: Place,
+/// Bytes of a device that waits for its turn, about; the rest stays with it.
+const MOST_SAID: usize = 64 * 1024;
+
+/// What devices come for.
+#[derive(Clone)]
+enum Served {
+    Port(Arc<Service>),
+    /// Standard input and output, for whoever has the turn: first come, first served. While too
+    /// many wait, the library turns further ones away.
+    Terminal(Arc<Mutex<Input>>),
 }
 
 #[derive(Args)]
@@ -56,49 +63,40 @@ async fn host(options: &Options, mut stop: Stop) -> Result<(), Failure> {
         None => options.protocol.into(),
     };
     let events = Arc::new(events);
-    let to = match &options.to {
-        Some(to) => Some(Arc::new(Service::find(to, Arc::clone(&events)).await?)),
-        None => None,
+    let what = match &options.to {
+        Some(to) => Served::Port(Arc::new(Service::find(to, Arc::clone(&events)).await?)),
+        None => Served::Terminal(Arc::new(Mutex::new(Input::open()))),
     };
     let mut host = connector.protocol(protocol).host();
-    let mut served = JoinSet::new();
+    let mut devices = JoinSet::new();
     let ended = tokio::select! {
-        ended = receive(&mut host, to, options.protocol, &events, stop.clone(), &mut served) => ended,
+        ended = receive(&mut host, what, options.protocol, &events, stop.clone(), &mut devices) => ended,
         () = stop.asked() => Ok(()),
     };
     drop(host);
     if stop.signal().is_some() {
         // Each has heard it, and tells its device.
-        while served.join_next().await.is_some() {}
+        while devices.join_next().await.is_some() {}
     }
     ended
 }
 
-/// Takes one device after the other, or all who come where a port is served.
+/// Takes all who come.
 async fn receive(
     host: &mut Host,
-    to: Option<Arc<Service>>,
+    what: Served,
     protocol: Protocol,
     events: &Arc<Events>,
     stop: Stop,
-    served: &mut JoinSet<()>,
+    devices: &mut JoinSet<()>,
 ) -> Result<(), Failure> {
     host.registered().await?;
     let event = json!({"event": "registered"});
     events.tell(&event, "registered; devices with the same key can connect");
-    let (waits, turn) = mpsc::unbounded_channel();
-    let talks = async {
-        match &to {
-            None => talk_to_each(turn, events).await,
-            Some(_) => std::future::pending().await,
-        }
-    };
-    tokio::pin!(talks);
     loop {
         let accepted = tokio::select! {
             accepted = host.accept_waiting() => accepted,
-            Some(_) = served.join_next() => continue,
-            () = &mut talks => continue,
+            Some(_) = devices.join_next() => continue,
         };
         let (conn, place) = match accepted {
             Ok(device) => device,
@@ -111,47 +109,65 @@ async fn receive(
             }
             Err(error) => return Err(error.into()),
         };
-        let events = Arc::clone(events);
-        match &to {
-            Some(to) => {
-                drop(place);
-                let (to, stop) = (Arc::clone(to), stop.clone());
-                served.spawn(async move {
+        let (what, events, mut stop) = (what.clone(), Arc::clone(events), stop.clone());
+        devices.spawn(async move {
+            let why = match what {
+                Served::Port(to) => {
+                    drop(place);
                     let following = events.follow(conn.path_changes());
                     let served = serve(conn, protocol, to, stop).await;
                     following.abort();
-                    left(&events, served.err().map(|error| error.to_string()));
-                });
-            }
-            None => drop(served.spawn(queue(conn, place, waits.clone(), events))),
-        }
+                    served.err().map(|error| error.to_string())
+                }
+                Served::Terminal(input) => tokio::select! {
+                    why = talk(conn, place, &input, &events) => why,
+                    // What is dropped breaks off, and the device is told.
+                    () = stop.asked() => return,
+                },
+            };
+            left(&events, why);
+        });
     }
 }
 
-/// Lets a device wait for its turn at this terminal.
-async fn queue(
+/// Connects standard input and output to a device, when its turn comes, until both directions have
+/// ended. Says why when it did not end in order, or was not waited for to its turn.
+async fn talk(
     conn: PunchedConn,
     place: Place,
-    waits: mpsc::UnboundedSender<Waiting>,
-    events: Arc<Events>,
-) {
-    match conn.into_stream().await {
-        // Nobody takes it any more when this program ends.
-        Ok(stream) => drop(waits.send(Waiting { stream, place })),
-        Err(error) => left(&events, Some(error.to_string())),
-    }
+    input: &Mutex<Input>,
+    events: &Events,
+) -> Option<String> {
+    let mut stream = match conn.into_stream().await {
+        Ok(stream) => stream,
+        Err(error) => return Some(error.to_string()),
+    };
+    let mut said = Vec::new();
+    let mut input = tokio::select! {
+        input = input.lock() => input,
+        error = broken(&mut stream, &mut said) => return Some(error.to_string()),
+    };
+    drop(place);
+    let following = events.follow(stream.path_changes());
+    let done = pipe::run(stream, &said, &mut input, Output::Stays).await;
+    following.abort();
+    done.err().map(|failure| failure.message())
 }
 
-/// Connects standard input and output to one device after the other, each until both directions
-/// have ended.
-async fn talk_to_each(mut turn: mpsc::UnboundedReceiver<Waiting>, events: &Events) {
-    let mut input = Input::open();
-    while let Some(Waiting { stream, place }) = turn.recv().await {
-        drop(place);
-        let following = events.follow(stream.path_changes());
-        let done = pipe::run(stream, &mut input, Output::Stays).await;
-        following.abort();
-        left(events, done.err().map(|failure| failure.message()));
+/// Waits until a device that waits for its turn is gone, which over TCP nobody knows who does not
+/// read. One that left in order is not: what it `said` is heard in its turn.
+async fn broken(stream: &mut Stream, said: &mut Vec<u8>) -> io::Error {
+    let mut chunk = [0; 4096];
+    while said.len() < MOST_SAID {
+        match stream.read(&mut chunk).await {
+            Ok(0) => break,
+            Ok(len) => said.extend_from_slice(&chunk[..len]),
+            Err(error) => return error,
+        }
+    }
+    match stream.over().await {
+        Err(error) => error,
+        Ok(()) => std::future::pending().await,
     }
 }
 

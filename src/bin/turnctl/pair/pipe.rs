@@ -52,8 +52,14 @@ pub(super) enum Output {
     Stays,
 }
 
-/// Carries both directions until both have ended. Each ends alone.
-pub(super) async fn run(stream: Stream, input: &mut Input, at_end: Output) -> Result<(), Failure> {
+/// Carries both directions until both have ended. Each ends alone. `said` is what was read of the
+/// peer before.
+pub(super) async fn run(
+    stream: Stream,
+    said: &[u8],
+    input: &mut Input,
+    at_end: Output,
+) -> Result<(), Failure> {
     let over = stream.over();
     let (mut from_peer, mut to_peer) = tokio::io::split(stream);
     let sending = async {
@@ -77,22 +83,23 @@ pub(super) async fn run(stream: Stream, input: &mut Input, at_end: Output) -> Re
     };
     let receiving = async {
         let mut output = tokio::io::stdout();
+        let mut write = async |bytes: &[u8]| {
+            output.write_all(bytes).await?;
+            output.flush().await
+        };
+        let unwritten = |error: io::Error| broken("standard output", &error);
+        write(said).await.map_err(unwritten)?;
         let mut chunk = vec![0; CHUNK];
         loop {
             let read = from_peer.read(&mut chunk).await;
             let len = read.map_err(|error| lost(&error))?;
             if len == 0 {
                 if at_end == Output::Closes {
-                    close_output().map_err(|error| broken("standard output", &error))?;
+                    close_output().map_err(unwritten)?;
                 }
                 return Ok(());
             }
-            let written = async {
-                output.write_all(&chunk[..len]).await?;
-                output.flush().await
-            };
-            let written = written.await;
-            written.map_err(|error| broken("standard output", &error))?;
+            write(&chunk[..len]).await.map_err(unwritten)?;
         }
     };
     tokio::try_join!(sending, receiving)?;
