@@ -59,9 +59,9 @@ impl Runs {
         self.sent.len() < DATAGRAMS
     }
 
-    /// Whether so much leaves in one that it is worth while to wait for more of the same.
+    /// See [`pays`].
     pub(super) const fn pays(&self) -> bool {
-        !self.runs.is_empty() && self.runs.len() * 5 <= self.sent.len() * 4
+        pays(self.sent.len(), self.runs.len())
     }
 
     /// How many runs they make, each of which is one request.
@@ -121,6 +121,12 @@ impl Runs {
         self.next.clear();
         self.runs.clear();
     }
+}
+
+/// Whether so many datagrams leave in so few requests that it is worth while to wait for more of
+/// the same.
+pub(super) const fn pays(datagrams: usize, requests: usize) -> bool {
+    requests > 0 && requests * 5 <= datagrams * 4
 }
 
 /// Where the latest run of a flow is remembered.
