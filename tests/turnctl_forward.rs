@@ -8,9 +8,6 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::task::JoinSet;
-
 use support::turnctl::{PATIENCE, Turnctl, pairing, service, start};
 use turnserver::client::connect::Connector;
 use turnserver::pairing::AccessKey;
@@ -18,114 +15,6 @@ use turnserver::pairing::AccessKey;
 fn left_in_order(host: &mut Turnctl) {
     let left = host.event("device_left");
     assert!(left["message"].is_null(), "{left}");
-}
-
-#[test]
-fn a_host_stays_and_talks_to_one_after_the_other() {
-    let server = start();
-    let at = pairing(&server);
-    let mut host = Turnctl::start(&["host", &at, "k", "udp"]);
-    host.event("registered");
-    host.end_input();
-    for name in ["one", "two"] {
-        let mut guest = Turnctl::start(&["connect", &at, "k"]);
-        guest.write(name.as_bytes());
-        guest.end_input();
-        assert_eq!(guest.exit_code(), 0, "{name}");
-        left_in_order(&mut host);
-    }
-    let mut heard = [0; 6];
-    let output = host.output.as_mut().expect("open");
-    output.read_exact(&mut heard).expect("both were heard");
-    assert_eq!(&heard, b"onetwo");
-}
-
-/// Who gives up before its turn leaves the row, and the terminal says so.
-#[test]
-fn one_that_goes_before_its_turn_keeps_nobody_waiting() {
-    let server = start();
-    let at = pairing(&server);
-    for protocol in ["udp", "tcp"] {
-        let mut host = Turnctl::start(&["host", &at, protocol, protocol]);
-        host.event("registered");
-        let mut first = Turnctl::start(&["connect", &at, protocol]);
-        first.write(b"one");
-        let heard = |host: &mut Turnctl, word: &[u8]| {
-            let output = host.output.as_mut().expect("open");
-            let mut heard = vec![0; word.len()];
-            output.read_exact(&mut heard).expect("its turn has begun");
-            assert_eq!(heard, word);
-        };
-        heard(&mut host, b"one");
-        let mut second = Turnctl::start(&["connect", &at, protocol]);
-        second.write(b"two");
-        second.event("path");
-        support::signal(second.child.id(), "TERM");
-        assert_eq!(second.exit_code(), 143);
-        let left = host.event("device_left");
-        assert_eq!(left["message"], "the peer broke it off");
-        let mut third = Turnctl::start(&["connect", &at, protocol]);
-        third.write(b"three");
-        third.event("path");
-        host.write(b"to the first");
-        host.end_input();
-        let mut answer = [0; 12];
-        let output = first.output.as_mut().expect("open");
-        output
-            .read_exact(&mut answer)
-            .expect("it still has its turn");
-        assert_eq!(&answer, b"to the first");
-        first.end_input();
-        assert_eq!(first.exit_code(), 0);
-        left_in_order(&mut host);
-        heard(&mut host, b"three");
-        third.end_input();
-        assert_eq!(third.exit_code(), 0);
-        left_in_order(&mut host);
-    }
-}
-
-/// Nobody is broken off without a word: who finds no room is told so, and the terminal too.
-#[tokio::test(flavor = "multi_thread")]
-async fn those_who_find_too_many_waiting_at_a_terminal_are_told_so() {
-    const WAITING: usize = 64;
-    const LATE: Duration = PATIENCE.saturating_mul(10);
-
-    let server = start();
-    let at = pairing(&server);
-    let mut host = Turnctl::start(&["host", &at, "k", "udp"]);
-    host.event("registered");
-    let key = AccessKey::new("k").expect("a key");
-    let device = Connector::new(at.parse().expect("a server"), key).establish_timeout(LATE);
-    let talking = |device: Connector| async move {
-        let conn = device.connect().await.expect("there is room");
-        let mut stream = conn.into_stream().await.expect("a stream");
-        stream.write_all(b"one").await.expect("writable");
-        stream
-    };
-    let first = talking(device.clone()).await;
-    let output = host.output.as_mut().expect("open");
-    output.read_exact(&mut [0; 3]).expect("its turn has begun");
-    // Not all at the same moment: they share this machine.
-    let mut waiting = Vec::new();
-    while waiting.len() < WAITING {
-        let some: JoinSet<_> = (0..8).map(|_| talking(device.clone())).collect();
-        waiting.extend(some.join_all().await);
-    }
-    let refused = device
-        .clone()
-        .connect()
-        .await
-        .expect_err("there is no room");
-    assert!(refused.to_string().contains("busy"), "{refused}");
-    let failed = host.event("device_failed");
-    assert_eq!(failed["message"], "too many devices wait");
-    assert!(failed["peer"].is_string(), "{failed}");
-    // Whoever has the next turn leaves room.
-    first.close().await.expect("in order");
-    let output = host.output.as_mut().expect("open");
-    output.read_exact(&mut [0; 3]).expect("its turn has begun");
-    talking(device).await;
 }
 
 /// Sends back what it gets, in capitals, until the end.

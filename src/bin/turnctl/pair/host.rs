@@ -27,8 +27,8 @@ const MOST_SAID: usize = 64 * 1024;
 enum Served {
     Port(Arc<Service>),
     /// Standard input and output, for whoever has the turn: first come, first served. While too
-    /// many wait, the library turns further ones away.
-    Terminal(Arc<Mutex<Input>>),
+    /// many wait, the library turns further ones away. Input is opened for the first of them.
+    Terminal(Arc<Mutex<Option<Input>>>),
 }
 
 #[derive(Args)]
@@ -65,7 +65,7 @@ async fn host(options: &Options, mut stop: Stop) -> Result<(), Failure> {
     let events = Arc::new(events);
     let what = match &options.to {
         Some(to) => Served::Port(Arc::new(Service::find(to, Arc::clone(&events)).await?)),
-        None => Served::Terminal(Arc::new(Mutex::new(Input::open()))),
+        None => Served::Terminal(Arc::new(Mutex::new(None))),
     };
     let mut host = connector.protocol(protocol).host();
     let mut devices = JoinSet::new();
@@ -102,65 +102,60 @@ async fn receive(
             Ok(device) => device,
             // One device that failed does not end the others.
             Err(error) if host.is_open() => {
-                let text = error.to_string();
-                let event = json!({"event": "device_failed", "message": text});
-                events.tell(&event, &format!("a device could not connect: {text}"));
+                failed(events, &error.to_string());
                 continue;
             }
             Err(error) => return Err(error.into()),
         };
         let (what, events, mut stop) = (what.clone(), Arc::clone(events), stop.clone());
         devices.spawn(async move {
-            let why = match what {
+            match what {
                 Served::Port(to) => {
                     drop(place);
                     let following = events.follow(conn.path_changes());
                     let served = serve(conn, protocol, to, stop).await;
                     following.abort();
-                    served.err().map(|error| error.to_string())
+                    left(&events, served.err().map(|error| error.to_string()));
                 }
                 Served::Terminal(input) => tokio::select! {
-                    why = talk(conn, place, &input, &events) => why,
+                    () = talk(conn, place, &input, &events) => {}
                     // What is dropped breaks off, and the device is told.
-                    () = stop.asked() => return,
+                    () = stop.asked() => {}
                 },
-            };
-            left(&events, why);
+            }
         });
     }
 }
 
 /// Connects standard input and output to a device, when its turn comes, until both directions have
-/// ended. Says why when it did not end in order, or was not waited for to its turn.
-async fn talk(
-    conn: PunchedConn,
-    place: Place,
-    input: &Mutex<Input>,
-    events: &Events,
-) -> Option<String> {
+/// ended.
+async fn talk(conn: PunchedConn, place: Place, input: &Mutex<Option<Input>>, events: &Events) {
     let mut stream = match conn.into_stream().await {
         Ok(stream) => stream,
-        Err(error) => return Some(error.to_string()),
+        Err(error) => return failed(events, &error.to_string()),
     };
     let mut said = Vec::new();
     let mut input = tokio::select! {
         input = input.lock() => input,
-        error = broken(&mut stream, &mut said) => return Some(error.to_string()),
+        error = broken(&mut stream, &mut said) => {
+            return failed(events, &format!("before its turn: {error}"));
+        }
     };
     drop(place);
     let following = events.follow(stream.path_changes());
-    let done = pipe::run(stream, &said, &mut input, Output::Stays).await;
+    let input = input.get_or_insert_with(Input::open);
+    let done = pipe::run(stream, &said, input, Output::Stays).await;
     following.abort();
-    done.err().map(|failure| failure.message())
+    left(events, done.err().map(|failure| failure.message()));
 }
 
-/// Waits until a device that waits for its turn is gone, which over TCP nobody knows who does not
-/// read. One that left in order is not: what it `said` is heard in its turn.
+/// Waits until a device that waits for its turn has gone, which over TCP nobody knows who does not
+/// read. One that has said everything may go: it is heard in its turn.
 async fn broken(stream: &mut Stream, said: &mut Vec<u8>) -> io::Error {
     let mut chunk = [0; 4096];
     while said.len() < MOST_SAID {
         match stream.read(&mut chunk).await {
-            Ok(0) => break,
+            Ok(0) => return std::future::pending().await,
             Ok(len) => said.extend_from_slice(&chunk[..len]),
             Err(error) => return error,
         }
@@ -169,6 +164,12 @@ async fn broken(stream: &mut Stream, said: &mut Vec<u8>) -> io::Error {
         Err(error) => error,
         Ok(()) => std::future::pending().await,
     }
+}
+
+/// A device had no turn.
+fn failed(events: &Events, why: &str) {
+    let event = json!({"event": "device_failed", "message": why});
+    events.tell(&event, &format!("a device could not connect: {why}"));
 }
 
 fn left(events: &Events, why: Option<String>) {

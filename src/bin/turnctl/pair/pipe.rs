@@ -60,6 +60,14 @@ pub(super) async fn run(
     input: &mut Input,
     at_end: Output,
 ) -> Result<(), Failure> {
+    let mut output = tokio::io::stdout();
+    let mut write = async |bytes: &[u8]| {
+        output.write_all(bytes).await?;
+        output.flush().await
+    };
+    let unwritten = |error: io::Error| broken("standard output", &error);
+    // First of all: whoever said it may be gone.
+    write(said).await.map_err(unwritten)?;
     let over = stream.over();
     let (mut from_peer, mut to_peer) = tokio::io::split(stream);
     let sending = async {
@@ -68,27 +76,23 @@ pub(super) async fn run(
             // Before somebody's next line goes to a peer that is gone.
             let chunk = tokio::select! {
                 biased;
-                ended = &mut over => return ended.map_err(|error| lost(&error)),
+                ended = &mut over => return ended.map_err(|error| Unsent::Lost(lost(&error))),
                 chunk = input.chunks.recv() => chunk,
             };
             let Some(chunk) = chunk else {
                 break;
             };
-            let chunk = chunk.map_err(|error| broken("standard input", &error))?;
-            let sent = to_peer.write_all(&chunk).await;
-            sent.map_err(|error| lost(&error))?;
-            to_peer.flush().await.map_err(|error| lost(&error))?;
+            let chunk = chunk.map_err(|error| Unsent::Unread(broken("standard input", &error)))?;
+            let sent = async {
+                to_peer.write_all(&chunk).await?;
+                to_peer.flush().await
+            };
+            sent.await.map_err(|error| Unsent::Lost(lost(&error)))?;
         }
-        to_peer.shutdown().await.map_err(|error| lost(&error))
+        let ended = to_peer.shutdown().await;
+        ended.map_err(|error| Unsent::Lost(lost(&error)))
     };
     let receiving = async {
-        let mut output = tokio::io::stdout();
-        let mut write = async |bytes: &[u8]| {
-            output.write_all(bytes).await?;
-            output.flush().await
-        };
-        let unwritten = |error: io::Error| broken("standard output", &error);
-        write(said).await.map_err(unwritten)?;
         let mut chunk = vec![0; CHUNK];
         loop {
             let read = from_peer.read(&mut chunk).await;
@@ -97,12 +101,32 @@ pub(super) async fn run(
                 if at_end == Output::Closes {
                     close_output().map_err(unwritten)?;
                 }
-                return Ok(());
+                return Ok::<(), Failure>(());
             }
             write(&chunk[..len]).await.map_err(unwritten)?;
         }
     };
-    tokio::try_join!(sending, receiving)?;
+    {
+        tokio::pin!(sending, receiving);
+        tokio::select! {
+            sent = &mut sending => match sent {
+                Ok(()) => receiving.await?,
+                Err(Unsent::Unread(failure)) => return Err(failure),
+                Err(Unsent::Lost(failure)) => {
+                    // What came before is heard; then it fails as well.
+                    let _ = receiving.await;
+                    return Err(failure);
+                }
+            },
+            received = &mut receiving => {
+                received?;
+                match sending.await {
+                    Ok(()) => {}
+                    Err(Unsent::Lost(failure) | Unsent::Unread(failure)) => return Err(failure),
+                }
+            }
+        }
+    }
     let closed = from_peer.unsplit(to_peer).close().await;
     closed.map_err(|error| lost(&error))
 }
@@ -111,6 +135,14 @@ pub(super) async fn run(
 fn close_output() -> io::Result<()> {
     let nowhere = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdout(nowhere).map_err(io::Error::from)
+}
+
+/// Why not everything was sent.
+enum Unsent {
+    /// The connection broke.
+    Lost(Failure),
+    /// There is no more to send, and it did not end in order.
+    Unread(Failure),
 }
 
 fn lost(error: &io::Error) -> Failure {

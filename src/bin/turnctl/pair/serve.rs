@@ -88,6 +88,11 @@ async fn serve_tcp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) 
     };
     loop {
         tokio::select! {
+            // What a device leaves for is known before it leaves.
+            biased;
+            Some(over) = carried.join_next() => if let Ok(Err(error)) = over {
+                refused = Some(error);
+            },
             stream = streams.accept() => {
                 let Ok(remote) = stream else {
                     return ended(accepted, refused);
@@ -108,9 +113,6 @@ async fn serve_tcp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) 
                     Ok(())
                 });
             }
-            Some(over) = carried.join_next() => if let Ok(Err(error)) = over {
-                refused = Some(error);
-            },
             datagram = streams.recv() => if datagram.is_none() {
                 return ended(accepted, refused);
             }
