@@ -2,12 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{Sender, channel};
-use std::thread::{JoinHandle, spawn};
+use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, scope, spawn};
 use std::time::Duration;
+
+use serde_json::Value;
 
 use super::{assert_clean, assert_sums, credentials, measured, number};
 use crate::support::{Config, Server};
@@ -34,102 +36,305 @@ fn loss_by_a_limit_is_counted() {
     );
 }
 
-/// A box in the way that drops, doubles and damages ChannelData, and counts what it does.
+/// A datagram that passes a [`Vandal`].
+struct Passing<'a> {
+    bytes: &'a mut [u8],
+    /// From the server to the client.
+    down: bool,
+    client: SocketAddr,
+    /// Sends where it was going to.
+    send: &'a dyn Fn(&[u8]),
+}
+
+impl Passing<'_> {
+    /// How much is in front of the payload; nothing when there is none.
+    fn overhead(&self) -> Option<usize> {
+        match self.bytes {
+            [0x40, ..] => Some(4),
+            // Send and Data indications: header, XOR-PEER-ADDRESS of IPv4, header of DATA.
+            [0x00, 0x16 | 0x17, ..] => Some(36),
+            _ => None,
+        }
+    }
+}
+
+/// A box in the way of one client's datagrams that does with them what it is told.
 struct Vandal {
     address: SocketAddr,
-    /// Dropped, doubled, damaged.
-    done: Arc<[AtomicU64; 3]>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Vandal {
-    fn before(server: SocketAddr) -> Self {
+    fn before(server: SocketAddr, meddle: impl FnMut(Passing<'_>) + Send + 'static) -> Self {
         let front = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let back = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         back.connect(server).expect("a server");
-        let pause = Some(Duration::from_micros(100));
+        // Now and then each looks whether it is to end.
+        let pause = Some(Duration::from_millis(20));
         front.set_read_timeout(pause).expect("above zero");
         back.set_read_timeout(pause).expect("above zero");
         let address = front.local_addr().expect("bound");
-        let done: Arc<[AtomicU64; 3]> = Arc::default();
         let stop: Arc<AtomicBool> = Arc::default();
-        let (counts, end) = (Arc::clone(&done), Arc::clone(&stop));
-        let thread = spawn(move || {
-            let mut client = None;
-            let mut packet = [0; 2000];
-            let mut nth = 0_u64;
-            while !end.load(SeqCst) {
-                if let Ok((len, from)) = front.recv_from(&mut packet) {
-                    client = Some(from);
-                    meddle(&mut packet[..len], &mut nth, &counts, |bytes| {
-                        back.send(bytes).expect("sent");
+        let end = Arc::clone(&stop);
+        let up_and_down = move || {
+            let last = Mutex::new(None);
+            let meddle = Mutex::new(meddle);
+            let meddle = |passing: Passing<'_>| (meddle.lock().expect("no panic"))(passing);
+            scope(|threads| {
+                threads.spawn(|| {
+                    let mut packet = [0; 2000];
+                    while !end.load(SeqCst) {
+                        let Ok((len, client)) = front.recv_from(&mut packet) else {
+                            continue;
+                        };
+                        *last.lock().expect("no panic") = Some(client);
+                        meddle(Passing {
+                            bytes: &mut packet[..len],
+                            down: false,
+                            client,
+                            send: &|bytes| assert!(back.send(bytes).is_ok()),
+                        });
+                    }
+                });
+                let mut packet = [0; 2000];
+                while !end.load(SeqCst) {
+                    let Ok(len) = back.recv(&mut packet) else {
+                        continue;
+                    };
+                    let client = last.lock().expect("no panic").expect("it asked first");
+                    meddle(Passing {
+                        bytes: &mut packet[..len],
+                        down: true,
+                        client,
+                        send: &|bytes| assert!(front.send_to(bytes, client).is_ok()),
                     });
                 }
-                if let (Ok(len), Some(client)) = (back.recv(&mut packet), client) {
-                    meddle(&mut packet[..len], &mut nth, &counts, |bytes| {
-                        front.send_to(bytes, client).expect("sent");
-                    });
-                }
-            }
-        });
+            });
+        };
+        let thread = spawn(up_and_down);
         Self {
             address,
-            done,
             stop,
             thread: Some(thread),
         }
     }
 }
 
-fn meddle(packet: &mut [u8], nth: &mut u64, done: &[AtomicU64; 3], send: impl Fn(&[u8])) {
-    if packet[0] != 0x40 {
-        return send(packet);
-    }
-    *nth += 1;
-    let count = |index: usize| done[index].fetch_add(1, SeqCst);
-    if nth.is_multiple_of(10) {
-        count(0);
-        return;
-    }
-    if nth.is_multiple_of(7) {
-        count(1);
-        send(packet);
-    } else if nth.is_multiple_of(11) {
-        count(2);
-        // Somewhere in header and pattern, never the channel's own four bytes.
-        let at = 4 + *nth as usize * 13 % (packet.len() - 4);
-        packet[at] ^= 0x10;
-    }
-    send(packet);
-}
-
 impl Drop for Vandal {
     fn drop(&mut self) {
         self.stop.store(true, SeqCst);
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            let ended = thread.join();
+            assert!(std::thread::panicking() || ended.is_ok());
         }
     }
 }
 
+/// Damages a datagram and says how long it is then.
+type Damage = fn(&mut [u8]) -> usize;
+
+/// What a client can notice of ChannelData, its header included.
+const OF_CHANNEL_DATA: [Damage; 9] = [
+    |bytes| flip(bytes, 0, 0x80),
+    // As if it were STUN.
+    |bytes| flip(bytes, 0, 0x40),
+    |bytes| flip(bytes, 0, 0x20),
+    |bytes| flip(bytes, 1, 0x01),
+    // Longer and shorter than it is.
+    |bytes| flip(bytes, 2, 0x01),
+    |bytes| flip(bytes, 3, 0x20),
+    |bytes| bytes.len() - 1,
+    |_| 3,
+    |_| 0,
+];
+
+/// And of a Data indication.
+const OF_INDICATIONS: [Damage; 12] = [
+    |bytes| flip(bytes, 0, 0x80),
+    |bytes| flip(bytes, 0, 0x40),
+    // A response, a request, a Send indication.
+    |bytes| flip(bytes, 0, 0x01),
+    |bytes| flip(bytes, 1, 0x10),
+    |bytes| flip(bytes, 1, 0x01),
+    |bytes| flip(bytes, 3, 0x04),
+    |bytes| flip(bytes, 4, 0x01),
+    // Type and value of XOR-PEER-ADDRESS, type and length of DATA.
+    |bytes| flip(bytes, 21, 0x01),
+    |bytes| flip(bytes, 31, 0x01),
+    |bytes| flip(bytes, 33, 0x01),
+    |bytes| flip(bytes, 35, 0x20),
+    |bytes| bytes.len() - 1,
+];
+
+fn flip(bytes: &mut [u8], at: usize, bits: u8) -> usize {
+    bytes[at] ^= bits;
+    bytes.len()
+}
+
+/// Dropped, doubled, damaged in the payload, damaged in the framing.
+type Done = Arc<[AtomicU64; 4]>;
+
+/// Drops, doubles and damages data, and counts what it does. The framing is damaged only on the
+/// way to the client: a server drops what it does not understand.
+fn mischief(done: &Done, damages: &'static [Damage]) -> impl FnMut(Passing<'_>) + use<> {
+    let done = Arc::clone(done);
+    let mut nth = 0_u64;
+    move |passing| {
+        let overhead = passing.overhead();
+        let Passing {
+            bytes, down, send, ..
+        } = passing;
+        let Some(overhead) = overhead else {
+            return send(bytes);
+        };
+        nth += 1;
+        let count = |index: usize| done[index].fetch_add(1, SeqCst);
+        if nth.is_multiple_of(10) {
+            count(0);
+        } else if nth.is_multiple_of(7) {
+            count(1);
+            send(bytes);
+            send(bytes);
+        } else if nth.is_multiple_of(11) {
+            count(2);
+            let at = overhead + nth as usize * 13 % (bytes.len() - overhead);
+            bytes[at] ^= 0x10;
+            send(bytes);
+        } else if down && nth.is_multiple_of(3) {
+            let damage = damages[count(3) as usize % damages.len()];
+            let len = damage(bytes);
+            send(&bytes[..len]);
+        } else {
+            send(bytes);
+        }
+    }
+}
+
+/// 1,000 packets/s through one allocation.
+fn through(vandal: &Vandal, more: &[&str]) -> (i32, Value) {
+    let address = vandal.address.to_string();
+    let mut arguments = vec![address.as_str(), "-n", "1", "-r", "1000"];
+    arguments.extend(credentials());
+    arguments.extend(more);
+    measured(&arguments)
+}
+
+const A_SECOND: [&str; 4] = ["--duration", "1", "--warm-up", "0"];
+
 #[test]
 fn loss_duplicates_and_damage_are_counted_one_by_one() {
     let server = Server::start();
-    let vandal = Vandal::before(server.udp());
+    for (damages, more) in [
+        (&OF_CHANNEL_DATA[..], &[][..]),
+        (&OF_INDICATIONS, &["--indications"]),
+        // One socket for all clients.
+        (&OF_CHANNEL_DATA, &["--bind", "127.4.0.0/16"]),
+    ] {
+        let done = Done::default();
+        let vandal = Vandal::before(server.udp(), mischief(&done, damages));
+        let (code, json) = through(&vandal, &[&A_SECOND, more].concat());
+        assert_eq!(code, 1, "{json:#}");
+        let result = &json["result"];
+        assert_sums(result);
+        let [dropped, doubled, payload, framing] =
+            [0, 1, 2, 3].map(|index| done[index].load(SeqCst));
+        assert!(dropped > 5 && doubled > 5 && payload > 5);
+        assert!(framing as usize >= damages.len(), "each of them");
+        let damaged = payload + framing;
+        assert_eq!(number(&result["duplicated"]), doubled, "{json:#}");
+        assert_eq!(number(&result["corrupted"]), damaged, "{json:#}");
+        assert_eq!(number(&result["lost"]), dropped + damaged, "{json:#}");
+    }
+}
+
+/// One damaged header is far below what may be lost, and is no loss.
+#[test]
+fn damage_is_not_forgiven_as_loss_is() {
+    let server = Server::start();
+    let short = ["--duration", "0.2", "--warm-up", "0", "--max-loss", "50"];
+    for (index, damage) in OF_CHANNEL_DATA.into_iter().enumerate() {
+        let mut first = true;
+        let vandal = Vandal::before(server.udp(), move |passing| {
+            let hit = passing.down && passing.overhead().is_some() && std::mem::take(&mut first);
+            let len = match hit {
+                true => damage(passing.bytes),
+                false => passing.bytes.len(),
+            };
+            (passing.send)(&passing.bytes[..len]);
+        });
+        let (code, json) = through(&vandal, &short);
+        let result = &json["result"];
+        let counts = (number(&result["corrupted"]), number(&result["lost"]));
+        assert_eq!((code, counts), (1, (1, 1)), "{index}: {json:#}");
+    }
+}
+
+#[test]
+fn a_server_that_sends_everything_twice_fails() {
+    let server = Server::start();
+    let vandal = Vandal::before(server.udp(), |passing| {
+        (passing.send)(passing.bytes);
+        if passing.down && passing.overhead().is_some() {
+            (passing.send)(passing.bytes);
+        }
+    });
+    let run = |limit: &str| {
+        let mut how = vec!["--direction", "down", "--max-loss", limit];
+        how.extend(["--duration", "0.5", "--warm-up", "0.3"]);
+        let (code, json) = through(&vandal, &how);
+        let result = &json["result"];
+        // Those of the warm-up count as little as what they are duplicates of.
+        assert_eq!(result["duplicated"], result["sent"], "{json:#}");
+        let wrong = ["lost", "corrupted"].map(|key| number(&result[key]));
+        assert_eq!(wrong, [0, 0], "{json:#}");
+        code
+    };
+    assert_eq!(run("99"), 1);
+    assert_eq!(run("100"), 0, "the limit");
+
+    let how = [
+        "--search-from",
+        "200",
+        "--search-to",
+        "400",
+        "--max-loss",
+        "1",
+    ];
     let address = vandal.address.to_string();
-    let mut arguments = vec![address.as_str(), "-n", "1", "-r", "1000"];
-    arguments.extend(["--duration", "1", "--warm-up", "0"]);
-    arguments.extend(credentials());
+    let mut arguments = vec![
+        address.as_str(),
+        "-n",
+        "1",
+        "--search",
+        "--direction",
+        "down",
+    ];
+    arguments.extend(["--duration", "0.1", "--warm-up", "0"]);
+    arguments.extend(how.into_iter().chain(credentials()));
     let (code, json) = measured(&arguments);
     assert_eq!(code, 1, "{json:#}");
-    let result = &json["result"];
-    assert_sums(result);
-    let [dropped, doubled, damaged] = [0, 1, 2].map(|index| vandal.done[index].load(SeqCst));
-    assert!(dropped > 5 && doubled > 5 && damaged > 5);
-    assert_eq!(number(&result["duplicated"]), doubled, "{json:#}");
-    assert_eq!(number(&result["corrupted"]), damaged, "{json:#}");
-    assert_eq!(number(&result["lost"]), dropped + damaged, "{json:#}");
+    let steps = json["steps"].as_array().expect("steps");
+    // Down from the first rate, and never up.
+    let offered = |step: &Value| step["offered_per_second"].as_f64().expect("a number");
+    assert!(steps.iter().all(|step| offered(step) <= 200.0), "{json:#}");
+}
+
+/// A socket that serves many clients is not connected: what others send to it is not the server's.
+#[test]
+fn what_strangers_send_is_not_damage() {
+    let server = Server::start();
+    let stranger = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let vandal = Vandal::before(server.udp(), move |passing| {
+        (passing.send)(passing.bytes);
+        if passing.down && passing.overhead().is_some() {
+            let sent = stranger.send_to(b"neither STUN nor ChannelData", passing.client);
+            assert!(sent.is_ok());
+        }
+    });
+    let how = [&A_SECOND[..], &["--bind", "127.5.0.0/16"]].concat();
+    let (code, json) = through(&vandal, &how);
+    assert_clean(code, &json);
 }
 
 /// A box in the way of one TCP connection that stops reading when the first ChannelData comes, for

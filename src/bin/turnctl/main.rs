@@ -60,8 +60,9 @@ enum Command {
     ///
     /// Makes allocations, sends numbered and patterned payloads through them, and counts what is
     /// lost, duplicated or corrupted. The peers are run by this program itself, on an address
-    /// that the server can reach. Exits with 0 when the run is within --max-loss, with 1 when it
-    /// is not or could not be made, with 2 for a wrong command line.
+    /// that the server can reach. Exits with 0 when loss and duplicates are each within --max-loss
+    /// and nothing was corrupted, with 1 when not or when the run could not be made, with 2 for a
+    /// wrong command line.
     Bench(Box<bench::Options>),
 }
 

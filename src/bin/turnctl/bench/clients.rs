@@ -156,6 +156,7 @@ impl Clients {
         match &mut self.kind {
             Kind::Network {
                 socket,
+                server,
                 first,
                 count,
                 receiver,
@@ -166,7 +167,12 @@ impl Clients {
                     let received = receiver.receive(&*socket).map_err(silent)?;
                     for index in 0..received {
                         let datagram = receiver.datagram(index);
-                        let client = datagram.local.and_then(|ip| distance(*first, ip));
+                        // A stranger's datagrams say nothing of the server. Only sockets of one
+                        // client are connected.
+                        let from = datagram.source.map(|from| (from.ip(), from.port()));
+                        let local = datagram.local;
+                        let local = local.filter(|_| from == Some((server.ip(), server.port())));
+                        let client = local.and_then(|ip| distance(*first, ip));
                         let client = client.filter(|client| client < count);
                         for bytes in datagram.segments() {
                             taken += 1;

@@ -6,6 +6,7 @@
 
 mod clients;
 mod closed;
+mod heard;
 mod options;
 mod pace;
 mod payload;

@@ -69,7 +69,7 @@ pub(crate) struct Options {
     /// Where the search ends at the latest
     #[arg(long, value_name = "PACKETS", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) search_to: u64,
-    /// Loss that still counts as none, in percent
+    /// Loss that still counts as none, in percent; so many duplicates do, too
     #[arg(long, value_name = "PERCENT", default_value_t = 0.1, value_parser = percent)]
     pub(super) max_loss: f64,
     /// Seconds after which a packet counts as lost though it comes: streams hold packets back for

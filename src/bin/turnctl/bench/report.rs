@@ -98,11 +98,12 @@ impl Report<'_> {
             Measured::Search(found) => {
                 lines.extend(found.steps.iter().map(|step| {
                     format!(
-                        "{:>12}/s offered {:>12}/s sent {:>9.3} % lost  p99 {}",
+                        "{:>12}/s offered {:>12}/s sent {:>9.3} % lost  p99 {}{}",
                         grouped(step.offered),
                         grouped(step.achieved),
                         step.tally.loss(),
-                        time(step.tally.latency.value_at_quantile(0.99))
+                        time(step.tally.latency.value_at_quantile(0.99)),
+                        wrong(&step.tally)
                     )
                 }));
                 lines.push(String::new());
@@ -114,7 +115,10 @@ impl Report<'_> {
                     (true, true) => "this machine can generate no more: the server's limit is \
                                      higher (a network for --bind, more --threads)"
                         .to_owned(),
-                    (false, _) => "no rate is within the allowed loss".to_owned(),
+                    (false, _) => format!(
+                        "no rate has at most {} % loss, as many duplicates, and no damage",
+                        plan.options.max_loss
+                    ),
                 });
             }
         }
@@ -236,6 +240,20 @@ fn table(made: &Made, size: usize) -> Vec<String> {
         percentiles(&tally.latency)
     ));
     lines
+}
+
+/// What else a step of a search may fail for.
+fn wrong(tally: &Tally) -> String {
+    let mut text = String::new();
+    for (count, what) in [
+        (tally.duplicated, "duplicated"),
+        (tally.corrupted, "corrupted"),
+    ] {
+        if count > 0 {
+            text += &format!("  {} {what}", grouped(count as f64));
+        }
+    }
+    text
 }
 
 /// What is odd.

@@ -11,7 +11,8 @@ const MOST_STEPS: usize = 40;
 const KEPT_UP: f64 = 0.95;
 /// Tries at a rate when this machine fell behind; once it does, it may have been busy elsewhere.
 const TRIES: usize = 3;
-/// Loss up to this, in percent, may have been bad luck: such a step is made once more.
+/// Loss or duplicates up to this, in percent, may have been bad luck: such a step is made once
+/// more.
 const BAD_LUCK: f64 = 5.0;
 
 /// One step that was made.
@@ -35,9 +36,15 @@ impl Made {
         }
     }
 
+    /// `max_loss`, in percent, is the limit of loss, and that of duplicates.
     pub(super) fn passes(&self, max_loss: f64) -> bool {
         let tally = &self.tally;
-        tally.all_received() > 0 && tally.loss() <= max_loss && tally.corrupted == 0
+        tally.all_received() > 0 && self.excess() <= max_loss && tally.corrupted == 0
+    }
+
+    /// Loss or duplicates in percent, whichever is more.
+    fn excess(&self) -> f64 {
+        self.tally.loss().max(self.tally.duplication())
     }
 
     /// Whether this machine could not send as much as was asked.
@@ -86,7 +93,7 @@ pub(super) fn search(
                 }
             } else {
                 failures += 1;
-                if failures == 2 || made.tally.loss() > BAD_LUCK || made.tally.corrupted > 0 {
+                if failures == 2 || made.excess() > BAD_LUCK || made.tally.corrupted > 0 {
                     break;
                 }
             }
@@ -161,6 +168,25 @@ mod tests {
             }
             assert!(!found.generator_limited && found.steps.len() < 20);
         }
+    }
+
+    #[test]
+    fn duplicates_have_the_limit_of_loss() {
+        let twice = |rate: f64, part: f64| {
+            let mut made = made(rate, rate, 0.0);
+            made.tally.duplicated = (rate * part) as u64;
+            made
+        };
+        assert!(twice(10_000.0, 0.001).passes(0.1));
+        assert!(!twice(10_000.0, 0.0011).passes(0.1));
+        assert!(twice(10_000.0, 0.0011).passes(0.2));
+
+        let found = search(8000.0, 1e7, 0.1, |rate, _| {
+            Ok(twice(rate, if rate > 30_000.0 { 1.0 } else { 0.0 }))
+        });
+        let found = found.expect("found");
+        assert!(found.best.passes(0.1), "{:?}", found.best);
+        assert!((29_000.0..=30_000.0).contains(&found.best.offered));
     }
 
     #[test]

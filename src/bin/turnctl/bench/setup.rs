@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use turnserver::client::turn::{Client, Event, Failure, Ids, Incoming, MAX_REQUEST};
-use turnserver::wire::{CHANNELS, ChannelData, Class, Message, Method};
+use turnserver::client::turn::{Client, Event, Failure, Ids, MAX_REQUEST};
+use turnserver::wire::{CHANNELS, ChannelData, Method};
 
 use super::clients::Clients;
 use super::options::Plan;
@@ -34,7 +34,6 @@ pub(super) struct Allocations {
     pub(super) ids: Ids,
     pub(super) scratch: Box<[u8]>,
     turn: Vec<Client>,
-    reliable: bool,
     ready: Vec<usize>,
 }
 
@@ -56,7 +55,6 @@ impl Allocations {
             ids: new_ids()?,
             scratch: vec![0; plan.size.max(MAX_REQUEST)].into(),
             turn: std::iter::repeat_with(client).take(count).collect(),
-            reliable: plan.reliable(),
             ready: Vec::new(),
         })
     }
@@ -223,23 +221,6 @@ impl Allocations {
             // Not a packet that counts.
             clients.flush();
         }
-    }
-
-    /// Data in what a client received.
-    pub(super) fn incoming<'a>(&self, bytes: &'a [u8]) -> Option<Incoming<'a>> {
-        if bytes.first()? >> 6 == 1 {
-            let message = ChannelData::parse(bytes, self.reliable).ok()?;
-            return Some(Incoming::Channel(message.number, message.data));
-        }
-        let message = Message::parse(bytes).ok()?;
-        if (message.class(), message.method()) != (Class::Indication, Method::DATA) {
-            return None;
-        }
-        let attributes = message.unprotected();
-        Some(Incoming::Indication(
-            attributes.peer().ok()??,
-            attributes.data()?,
-        ))
     }
 
     /// The answer to a refresh.

@@ -145,6 +145,16 @@ impl Tally {
             sent => 100.0 * self.lost() as f64 / sent as f64,
         }
     }
+
+    /// Packets that came again in percent of those sent, with those that may have: a duplicate
+    /// does no good for being late.
+    pub(super) fn duplication(&self) -> f64 {
+        let again = self.duplicated + self.too_late;
+        match self.all_sent() {
+            0 => 0.0,
+            sent => 100.0 * again as f64 / sent as f64,
+        }
+    }
 }
 
 /// Nanoseconds from one microsecond to a minute, with three digits.
@@ -205,5 +215,9 @@ mod tests {
         assert_eq!(one.latency.len(), 2);
         assert!((one.loss() - 100.0 / 30.0).abs() < 1e-9);
         assert_eq!(Tally::new().loss(), 0.0);
+        assert!((one.duplication() - 5.0).abs() < 1e-9);
+        one.too_late = 3;
+        assert!((one.duplication() - 10.0).abs() < 1e-9);
+        assert_eq!(Tally::new().duplication(), 0.0);
     }
 }

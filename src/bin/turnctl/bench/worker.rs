@@ -7,6 +7,7 @@ use turnserver::client::datagrams::Flushed;
 use turnserver::client::turn::{Incoming, send_indication};
 
 use super::clients::Clients;
+use super::heard::{Heard, heard};
 use super::options::{Direction, Mode, Plan};
 use super::pace::{Pace, Pause};
 use super::payload::{Header, Pattern};
@@ -358,14 +359,18 @@ impl Arrivals<'_, '_> {
         }
     }
 
-    /// Data at a client: it must be of its own allocation, or of its partner's. Says whether it
-    /// was data at all.
+    /// Data at a client: it must be of its own allocation, or of its partner's. Says whether that
+    /// was all there is to it: an answer is the client's.
     fn at_client(&mut self, client: usize, bytes: &[u8]) -> bool {
         let own = &self.allocations.far[client];
-        let (data, right) = match self.allocations.incoming(bytes) {
-            Some(Incoming::Channel(number, data)) => (data, number == own.channel),
-            Some(Incoming::Indication(peer, data)) => (data, peer == own.peer),
-            None => return false,
+        let (data, right) = match heard(bytes, self.shared.plan.reliable()) {
+            Heard::Data(Incoming::Channel(number, data)) => (data, number == own.channel),
+            Heard::Data(Incoming::Indication(peer, data)) => (data, peer == own.peer),
+            Heard::Answer => return false,
+            Heard::Damaged => {
+                self.tally.corrupted += 1;
+                return true;
+            }
         };
         let Some(header) = self.read(data) else {
             return true;
@@ -395,7 +400,7 @@ impl Arrivals<'_, '_> {
         let arrival = self.flows[flow].window[way].arrive(header.sequence);
         *self.arrived += u64::from(arrival == Arrival::New);
         match arrival {
-            Arrival::New if header.warm_up => {}
+            _ if header.warm_up => {}
             Arrival::New => {
                 let at = (now() - self.shared.start).as_nanos() as u64;
                 let delay = at.saturating_sub(header.sent);
