@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::ServerConnection;
 
 use super::admission::Ticket;
-use super::write_queue::WriteQueue;
+use super::write_queue::{KEEP, WriteQueue};
 use super::{Limits, tls};
 use crate::proto::{Flow, Mono, Transport};
 
@@ -17,6 +17,10 @@ pub(super) const READ_SIZE: usize = 16 * 1024;
 
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
+
+/// How long memory for much data at once is kept after the last use of it, in microseconds: who
+/// has much to say would take it and give it back with every turn otherwise.
+const UNUSED: u64 = 10_000_000;
 
 /// Bytes between the socket and the frames.
 enum Speech {
@@ -82,6 +86,8 @@ pub(super) struct Connection {
     backlog: bool,
     opened: Mono,
     active: Mono,
+    /// When `input` or `queue` held more than what is kept of their memory.
+    filled: Mono,
     /// Since when a frame is incomplete.
     partial: Option<Mono>,
     closing_since: Mono,
@@ -139,6 +145,7 @@ impl Connection {
             backlog: false,
             opened: now,
             active: now,
+            filled: now,
             partial: None,
             closing_since: now,
             armed: None,
@@ -265,26 +272,31 @@ impl Connection {
         self.backlog = backlog;
         if rest.is_empty() {
             self.partial = None;
-            // A big frame's memory is not kept for ever.
-            if self.input.capacity() > READ_SIZE {
-                self.input = Vec::new();
-            }
         } else if progressed || self.partial.is_none() {
             self.partial = Some(now);
+        }
+        self.trim(now);
+    }
+
+    /// Gives memory back that was not needed for a while.
+    pub(super) fn trim(&mut self, now: Mono) {
+        if self.input.len() > KEEP || self.queue.is_long() {
+            self.filled = now;
+        } else if now.micros_since(self.filled) > UNUSED {
+            self.input.shrink_to(KEEP);
+            self.queue.shrink();
         }
     }
 
     /// Writes what is queued, as much as the socket takes.
-    pub(super) fn write(&mut self) -> Writing {
+    pub(super) fn write(&mut self, now: Mono) -> Writing {
+        self.trim(now);
         let result = match &mut self.speech {
             Speech::Tls(tls) => write_tls(&mut self.socket, tls, &mut self.queue),
             Speech::Plain | Speech::Undecided { .. } => write(&mut self.socket, &mut self.queue),
         };
         match result {
-            Ok(()) => {
-                self.queue.shrink();
-                Writing::Done
-            }
+            Ok(()) => Writing::Done,
             Err(error) if error.kind() == ErrorKind::WouldBlock => Writing::Blocked,
             Err(_) => Writing::Broken,
         }
@@ -401,3 +413,6 @@ fn write_tls(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

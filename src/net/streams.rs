@@ -55,7 +55,7 @@ impl Streams {
             shard,
             entries: Vec::new(),
             free: Vec::new(),
-            timers: BinaryHeap::new(),
+            timers: BinaryHeap::with_capacity(256),
             dirty: Vec::with_capacity(256),
             pending: VecDeque::with_capacity(256),
             doomed: Vec::with_capacity(256),
@@ -277,6 +277,8 @@ impl Streams {
                 continue;
             }
             connection.armed = None;
+            // Who says nothing more is not written to either.
+            connection.trim(now);
             match connection.deadline(&limits) {
                 Some(deadline) if deadline <= now => return Some(link),
                 _ => self.arm(link),

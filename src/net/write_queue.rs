@@ -7,6 +7,12 @@ use std::collections::VecDeque;
 
 use crate::proto::Mono;
 
+/// The most bytes whose memory an idle connection keeps.
+pub(super) const KEEP: usize = 4096;
+
+/// The most messages whose records it keeps.
+pub(super) const KEEP_RECORDS: usize = 128;
+
 /// No room for an answer even without any relayed data: the connection is beyond help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
@@ -132,12 +138,21 @@ impl WriteQueue {
         }
     }
 
+    /// Whether more waits than [`shrink`](Self::shrink) keeps memory for.
+    pub(super) fn is_long(&self) -> bool {
+        self.bytes.len() > KEEP || self.records.len() > KEEP_RECORDS
+    }
+
     /// Gives memory back that a burst took.
     pub(super) fn shrink(&mut self) {
-        const KEEP: usize = 4096;
-        if self.is_empty() && self.bytes.capacity() > KEEP {
-            self.bytes.shrink_to(KEEP);
-        }
+        self.bytes.shrink_to(KEEP);
+        self.records.shrink_to(KEEP_RECORDS);
+    }
+
+    /// Bytes and messages that there is memory for.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> (usize, usize) {
+        (self.bytes.capacity(), self.records.capacity())
     }
 }
 
@@ -203,11 +218,24 @@ mod tests {
     #[test]
     fn memory_of_a_burst_is_given_back() {
         let mut queue = WriteQueue::default();
-        let big = "x".repeat(100_000);
-        assert_eq!(push(&mut queue, &big, false, 1 << 20), Ok(0));
-        queue.consume(big.len());
+        for number in 0..1000 {
+            assert!(!queue.is_long() || number > 40);
+            assert_eq!(push(&mut queue, &"x".repeat(100), false, 1 << 20), Ok(0));
+        }
+        assert!(queue.is_long());
+        queue.consume(100_000);
+        assert!(!queue.is_long());
         queue.shrink();
-        assert!(queue.bytes.capacity() <= 4096);
+        let (bytes, records) = queue.capacity();
+        assert!(
+            bytes <= KEEP && records <= KEEP_RECORDS,
+            "{bytes} {records}"
+        );
+        // Many messages that are not many bytes.
+        for _ in 0..KEEP_RECORDS + 1 {
+            assert_eq!(push(&mut queue, "x", false, 1 << 20), Ok(0));
+        }
+        assert!(queue.is_long());
     }
 
     #[test]

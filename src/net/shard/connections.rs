@@ -186,7 +186,7 @@ impl<P: DataPlane> Shard<P> {
             let Some(connection) = self.streams.get(link) else {
                 continue;
             };
-            let blocked = match connection.write() {
+            let blocked = match connection.write(self.now.mono) {
                 Writing::Done if connection.phase == Phase::Closing => {
                     connection.shut_down();
                     self.close(link);
@@ -235,7 +235,7 @@ impl<P: DataPlane> Shard<P> {
             }
             connection.begin_closing(self.now.mono);
             self.relay.flow_closed(self.now, &flow);
-            match connection.write() {
+            match connection.write(self.now.mono) {
                 Writing::Done => {
                     connection.shut_down();
                     self.close(link);
