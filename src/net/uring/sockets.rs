@@ -96,3 +96,6 @@ impl Uring {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
