@@ -13,6 +13,7 @@ mod ops;
 mod pressure;
 mod reload;
 mod restart;
+mod under_load;
 
 use support::Server;
 use support::stun::{Client, Wire};
