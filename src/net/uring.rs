@@ -319,7 +319,7 @@ impl DataPlane for Uring {
 
     fn wait(&mut self, timeout: Option<Duration>, now: Mono) -> io::Result<()> {
         self.pace
-            .note(now, self.handed_out + self.readied, &self.runs);
+            .note(now, self.handed_out, self.readied, &self.runs);
         if let Some(error) = self.broken.take() {
             return Err(error);
         }
