@@ -1,8 +1,8 @@
 //! When to wait a little for more. A wake-up costs several times what a datagram costs, so under
 //! load the shard takes what has come after a moment rather than each datagram by itself. With
 //! little load it never waits. With much, something comes while it is at work, and it waits where
-//! what waits together leaves in one, for streams, of which it takes all that they have, and near
-//! its capacity, which batches are larger for.
+//! what waits together leaves in one, for streams, since it reads all that one has, and near its
+//! capacity, where larger batches cost less.
 
 use super::runs::{Runs, pays};
 use crate::net::sys::uring::Gather;
