@@ -42,17 +42,54 @@ fn a_host_stays_and_talks_to_one_after_the_other() {
     hears(&mut host, b"onetwo");
 }
 
+/// A host, and a device that has the turn there.
+fn talking(at: &str, protocol: &str) -> (Turnctl, Turnctl) {
+    let mut host = Turnctl::start(&["host", at, protocol, protocol]);
+    host.event("registered");
+    let mut device = Turnctl::start(&["connect", at, protocol]);
+    device.write(b"one");
+    hears(&mut host, b"one");
+    (host, device)
+}
+
+/// A second device is connected while the first one talks, and has its turn afterwards.
+#[test]
+fn a_host_that_talks_lets_others_wait_for_their_turn() {
+    let server = start();
+    let at = pairing(&server);
+    for protocol in ["udp", "tcp"] {
+        let (mut host, mut one) = talking(&at, protocol);
+        let mut two = Turnctl::start(&["connect", &at, protocol]);
+        two.event("path");
+        two.write(b"two");
+        two.end_input();
+        // One that has gone before its turn is passed over.
+        let mut gone = Turnctl::start(&["connect", &at, protocol]);
+        gone.event("path");
+        support::signal(gone.child.id(), "INT");
+        assert_eq!(gone.exit_code(), 130);
+        host.event("device_failed");
+        one.end_input();
+        host.write(b"bye");
+        host.end_input();
+        for guest in [&mut one, &mut two] {
+            assert_eq!(guest.exit_code(), 0, "{protocol}");
+        }
+        assert_eq!(one.rest(), b"bye");
+        hears(&mut host, b"two");
+        for _ in 0..2 {
+            host.event("device_left");
+        }
+    }
+}
+
 /// Who gives up before its turn leaves the row, and the terminal says so.
 #[test]
 fn one_that_goes_before_its_turn_keeps_nobody_waiting() {
     let server = start();
     let at = pairing(&server);
     for protocol in ["udp", "tcp"] {
-        let mut host = Turnctl::start(&["host", &at, protocol, protocol]);
-        host.event("registered");
-        let mut first = Turnctl::start(&["connect", &at, protocol]);
-        first.write(b"one");
-        hears(&mut host, b"one");
+        let (mut host, mut first) = talking(&at, protocol);
         let mut second = Turnctl::start(&["connect", &at, protocol]);
         second.write(b"two");
         second.event("path");
@@ -89,11 +126,7 @@ async fn one_that_left_in_order_before_its_turn_is_heard() {
     let server = start();
     let at = pairing(&server);
     for protocol in ["udp", "tcp"] {
-        let mut host = Turnctl::start(&["host", &at, protocol, protocol]);
-        host.event("registered");
-        let mut first = Turnctl::start(&["connect", &at, protocol]);
-        first.write(b"one");
-        hears(&mut host, b"one");
+        let (mut host, mut first) = talking(&at, protocol);
         let key = AccessKey::new(protocol).expect("a key");
         let device = Connector::new(at.parse().expect("a server"), key);
         for len in [10, EARLY, LONG] {

@@ -183,45 +183,6 @@ fn a_host_that_is_stopped_leaves_nobody_waiting() {
     }
 }
 
-/// A second device is connected while the first one talks, and has its turn afterwards.
-#[test]
-fn a_host_that_talks_lets_others_wait_for_their_turn() {
-    let server = start();
-    let at = pairing(&server);
-    for protocol in ["udp", "tcp"] {
-        let mut host = Turnctl::start(&["host", &at, protocol, protocol]);
-        host.event("registered");
-        let mut one = Turnctl::start(&["connect", &at, protocol]);
-        one.write(b"one");
-        let mut heard = [0; 3];
-        let output = host.output.as_mut().expect("open");
-        output.read_exact(&mut heard).expect("it is heard");
-        let mut two = Turnctl::start(&["connect", &at, protocol]);
-        two.event("path");
-        two.write(b"two");
-        two.end_input();
-        // One that has gone before its turn is passed over.
-        let mut gone = Turnctl::start(&["connect", &at, protocol]);
-        gone.event("path");
-        support::signal(gone.child.id(), "INT");
-        assert_eq!(gone.exit_code(), 130);
-        host.event("device_failed");
-        one.end_input();
-        host.write(b"bye");
-        host.end_input();
-        for guest in [&mut one, &mut two] {
-            assert_eq!(guest.exit_code(), 0, "{protocol}");
-        }
-        assert_eq!(one.rest(), b"bye");
-        let output = host.output.as_mut().expect("open");
-        output.read_exact(&mut heard).expect("it is heard");
-        assert_eq!(&heard, b"two");
-        for _ in 0..2 {
-            host.event("device_left");
-        }
-    }
-}
-
 /// Sends back what it gets, until the end.
 fn echo() -> SocketAddr {
     service(|mut stream| {

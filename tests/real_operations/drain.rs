@@ -7,6 +7,21 @@ use super::udp_client;
 use crate::support::stun::{self, Echo};
 use crate::support::{Config, OTHER_USER, Server, USER, wait_until};
 
+/// A new client hears 508 once its thread knows of the drain, in this time.
+pub(crate) fn assert_takes_nobody(server: &Server, within: Duration) {
+    let mut new = udp_client(server, OTHER_USER);
+    let mut refused = None;
+    let drains = wait_until(within, || {
+        let reply = new.allocate();
+        if reply.is_success() {
+            new.refresh(0);
+        }
+        refused = reply.error();
+        refused.is_some()
+    });
+    assert!(drains && refused == Some(508), "{refused:?}");
+}
+
 #[test]
 fn an_idle_server_ends_at_once() {
     let mut server = Server::start();
@@ -27,17 +42,7 @@ fn allocations_live_on_and_no_new_ones_are_made() {
     assert!(old.permit(echo.address).is_success());
 
     server.signal("TERM");
-    let mut new = udp_client(&server, OTHER_USER);
-    let mut refused = None;
-    let drains = wait_until(Duration::from_secs(5), || {
-        let reply = new.allocate();
-        if reply.is_success() {
-            new.refresh(0);
-        }
-        refused = reply.error();
-        refused.is_some()
-    });
-    assert!(drains && refused == Some(508), "{refused:?}");
+    assert_takes_nobody(&server, Duration::from_secs(5));
     let readiness = super::ops::get(server.ops(), "/readyz").map(|reply| reply.0);
     assert_eq!(readiness, Some(503), "not ready while draining");
     assert_eq!(

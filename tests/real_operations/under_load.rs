@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::drain::assert_takes_nobody;
 use super::udp_client;
 use crate::support::tools::{Output, run};
 use crate::support::{Config, OTHER_USER, Server, USER, wait_until};
@@ -114,17 +115,7 @@ fn a_drain_costs_those_who_are_there_nothing() {
     server.signal("TERM");
     // Of each thread, one after the other: the kernel spreads new clients over them.
     for _ in 0..8 {
-        let mut new = udp_client(&server, OTHER_USER);
-        let mut refused = None;
-        let drains = wait_until(PATIENCE, || {
-            let reply = new.allocate();
-            if reply.is_success() {
-                new.refresh(0);
-            }
-            refused = reply.error();
-            refused.is_some()
-        });
-        assert!(drains && refused == Some(508), "{refused:?}");
+        assert_takes_nobody(&server, PATIENCE);
     }
     assert_flows_on(&server, relayed(&server));
     assert!(load.is_on(&server), "it ended before the drain began");
