@@ -169,14 +169,16 @@ fn spawn<'s>(shared: &'s Shared<'s>, threads: &'s Scope<'s, '_>, index: usize) -
     let (sender, results) = mpsc::channel();
     threads.spawn(move || {
         poll::sleep_precisely();
-        let mut worker = match Worker::prepared(shared, index) {
+        let mut worker = match Worker::open(shared, index) {
             Ok(worker) => worker,
             Err(error) => {
                 let _ = sender.send(Err(error));
                 return;
             }
         };
-        let _ = sender.send(Ok(Tally::new()));
+        let prepared = worker.prepare();
+        let _ = sender.send(prepared.map(|()| Tally::new()));
+        // After an error there are no commands: what was made until then is released.
         for step in commands {
             let done = match shared.plan.mode {
                 Mode::Hold => worker.hold(step.duration),

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use turnserver::client::turn::{Client, Event, Failure, Ids, MAX_REQUEST};
-use turnserver::wire::{CHANNELS, ChannelData, Method};
+use turnserver::wire::{CHANNELS, ChannelData, ErrorCode, Method};
 
 use super::clients::Clients;
 use super::options::Plan;
@@ -15,6 +15,9 @@ use super::poll::{Poll, now};
 const TICK: Duration = Duration::from_millis(20);
 /// Releasing is a courtesy; the server's timers do it otherwise.
 const RELEASE: Duration = Duration::from_secs(3);
+
+/// How many more ports than there are clients may be found to have an allocation already.
+const MOVES: usize = 64;
 
 /// What an allocation is to the other end.
 pub(super) struct Far {
@@ -140,6 +143,7 @@ impl Allocations {
         let at_once = (plan.options.concurrency as usize).div_ceil(plan.threads);
         let mut started = 0;
         let mut done = 0;
+        let mut moved = 0;
         let mut progress = now();
         let mut tick = progress + TICK;
         while done < count {
@@ -153,6 +157,15 @@ impl Allocations {
             for client in self.receive(clients, poll, TICK)? {
                 while let Some(event) = self.turn[client].poll_event() {
                     match event {
+                        Event::Failed(Method::ALLOCATE, failure)
+                            if is_mismatch(&failure) && moved < count + MOVES =>
+                        {
+                            moved += 1;
+                            clients.renew(plan, client, poll)?;
+                            let turn = &mut self.turn[client];
+                            start(turn, &self.far[client], at, &mut self.ids);
+                            self.transmit(client, clients);
+                        }
                         Event::Failed(method, failure) => {
                             let far = &self.far[client];
                             return Err(explain(method, &failure, far.peer, plan));
@@ -269,6 +282,12 @@ pub(super) fn new_ids() -> Result<Ids, String> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| format!("no random numbers: {error}"))?;
     Ok(Ids::new(seed))
+}
+
+/// Whether a port still has an allocation of somebody who had it before and did not release it:
+/// another port is to be tried (RFC 8656 section 7.4).
+fn is_mismatch(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(ErrorCode::ALLOCATION_MISMATCH, _))
 }
 
 fn silence(plan: &Plan, done: usize, count: usize) -> String {

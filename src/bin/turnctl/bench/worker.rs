@@ -85,7 +85,7 @@ pub(super) struct Worker<'s, 'p> {
 
 impl<'s, 'p> Worker<'s, 'p> {
     /// Opens the sockets of thread `index`.
-    fn open(shared: &'s Shared<'p>, index: usize) -> Result<Self, String> {
+    pub(super) fn open(shared: &'s Shared<'p>, index: usize) -> Result<Self, String> {
         let plan = shared.plan;
         // The first threads take one more when it does not come out even.
         let (share, rest) = (plan.clients / plan.threads, plan.clients % plan.threads);
@@ -119,21 +119,15 @@ impl<'s, 'p> Worker<'s, 'p> {
         })
     }
 
-    /// As [`Worker::open`], with its allocations made and, but for idle ones, their peers bound.
-    pub(super) fn prepared(shared: &'s Shared<'p>, index: usize) -> Result<Self, String> {
-        let mut worker = Self::open(shared, index)?;
-        let Self {
-            clients,
-            peers,
-            poll,
-            allocations,
-            ..
-        } = &mut worker;
-        allocations.allocate(shared.plan, clients, poll)?;
-        if shared.plan.mode != Mode::Hold {
-            allocations.bind(shared.plan, clients, peers, poll)?;
+    /// Makes its allocations and, but for idle ones, binds their peers.
+    pub(super) fn prepare(&mut self) -> Result<(), String> {
+        let plan = self.shared.plan;
+        let (clients, poll) = (&mut self.clients, &mut self.poll);
+        self.allocations.allocate(plan, clients, poll)?;
+        if plan.mode != Mode::Hold {
+            self.allocations.bind(plan, clients, &self.peers, poll)?;
         }
-        Ok(worker)
+        Ok(())
     }
 
     /// Releases the allocations.
