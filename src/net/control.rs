@@ -98,7 +98,7 @@ impl Bound {
         relays: Arc<RelayAddresses>,
         audit: AuditSink,
     ) -> io::Result<Shards> {
-        let serving = self.data_path.probe().map_err(io::Error::other)?;
+        let best = self.data_path.probe().map_err(io::Error::other)?;
         let count = self.shards.len();
         let mailboxes: Arc<[Mailbox]> = (0..count)
             .map(|_| Mailbox::new())
@@ -120,7 +120,7 @@ impl Bound {
             mailboxes: Arc::clone(&mailboxes),
             audit,
             segmentation: self.segmentation,
-            io_uring: serving == Serving::IoUring,
+            best,
             forced: self.data_path == DataPath::IoUring,
             fd_limit: self.fd_limit,
         };
@@ -157,12 +157,16 @@ impl Bound {
             shards.threads.push(thread);
         }
         drop(ready);
+        let mut serving = Vec::with_capacity(count);
         for _ in 0..count {
-            started
-                .recv()
-                .unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+            let begun = started.recv();
+            serving.push(begun.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?);
         }
-        tracing::info!(data_path = %serving, threads = count, "relaying");
+        while let Some(data_path) = serving.first().cloned() {
+            let all = serving.len();
+            serving.retain(|other| *other != data_path);
+            tracing::info!(%data_path, threads = all - serving.len(), "relaying");
+        }
         Ok(shards)
     }
 }
@@ -182,7 +186,7 @@ struct Common {
     mailboxes: Arc<[Mailbox]>,
     audit: AuditSink,
     segmentation: bool,
-    io_uring: bool,
+    best: Serving,
     forced: bool,
     fd_limit: u64,
 }
@@ -195,21 +199,27 @@ impl Common {
         sockets: ShardSockets,
         relay: Relay,
         seed: [u8; 32],
-        ready: mpsc::Sender<io::Result<()>>,
+        ready: mpsc::Sender<io::Result<Serving>>,
     ) -> io::Result<()> {
         let ShardSockets { udp, streams } = sockets;
         let services = udp.iter().map(|listener| listener.service).collect();
         let parts = (relay, (services, streams), seed);
         let segments = self.segmentation;
-        if !self.io_uring {
-            return self.serve(index, Mmsg::new(udp, segments), parts, ready);
+        if self.best != Serving::IoUring {
+            let mmsg = (self.best.clone(), Mmsg::new(udp, segments));
+            return self.serve(index, mmsg, parts, ready);
         }
         match uring::new_ring(self.fd_limit) {
-            Ok(ring) => self.serve(index, Uring::new(ring, udp, segments), parts, ready),
+            Ok(ring) => {
+                let uring = (Serving::IoUring, Uring::new(ring, udp, segments));
+                self.serve(index, uring, parts, ready)
+            }
             // It worked when it was probed: another shard has the memory or the descriptor.
             Err(error) if !self.forced => {
                 tracing::warn!(shard = index, %error, "no io_uring for this shard: it uses mmsg");
-                self.serve(index, Mmsg::new(udp, segments), parts, ready)
+                let mmsg = Mmsg::new(udp, segments);
+                let serving = Serving::Mmsg(Some(error.into()));
+                self.serve(index, (serving, mmsg), parts, ready)
             }
             Err(error) => {
                 let _ = ready.send(Err(error));
@@ -221,13 +231,13 @@ impl Common {
     fn serve<P: DataPlane>(
         self,
         index: usize,
-        plane: io::Result<P>,
+        (serving, plane): (Serving, io::Result<P>),
         (relay, listeners, seed): (Relay, Listeners, [u8; 32]),
-        ready: mpsc::Sender<io::Result<()>>,
+        ready: mpsc::Sender<io::Result<Serving>>,
     ) -> io::Result<()> {
         match plane.and_then(|plane| self.shard(index, plane, relay, listeners, seed)) {
             Ok(shard) => {
-                let _ = ready.send(Ok(()));
+                let _ = ready.send(Ok(serving));
                 drop(ready);
                 shard.run()
             }
