@@ -11,11 +11,21 @@ const TARGET: u64 = 10_000;
 /// Longer than a burst takes to be worked off, in microseconds.
 const INTERVAL: u64 = 100_000;
 
+/// So many late datagrams in an interval are a queue. With fewer there may be nothing between two
+/// of them that could have been on time, and each of them may have waited for the processor, on a
+/// machine that has other things to do.
+const QUEUE: u32 = 1000;
+
+/// With so many in an interval, a queue that stood has not gone.
+const REST: u32 = 100;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct StandingQueue {
-    /// Since when everything has waited longer than the target.
-    above_since: Option<Mono>,
+    /// Where counting began; unless datagrams are being dropped, none was on time since.
+    since: Option<Mono>,
+    /// How many were late since then.
+    late: u32,
     /// Until when what is late is dropped.
     dropping_until: Option<Mono>,
 }
@@ -23,17 +33,34 @@ pub(super) struct StandingQueue {
 impl StandingQueue {
     /// Whether a datagram that waited for so many microseconds is to be dropped.
     pub(super) fn is_late(&mut self, now: Mono, waited: u64) -> bool {
+        let dropping = self.dropping_until.is_some_and(|until| now < until);
         if waited < TARGET {
-            self.above_since = None;
+            if !dropping {
+                self.count_from(None);
+            }
             return false;
         }
-        let since = *self.above_since.get_or_insert(now);
-        let stands = now.micros_since(since) >= INTERVAL;
-        let dropping = self.dropping_until.is_some_and(|until| now < until);
-        if stands || dropping {
+        if self.since.is_none() {
+            self.count_from(Some(now));
+        }
+        self.late += 1;
+        let over = self
+            .since
+            .is_some_and(|at| now.micros_since(at) >= INTERVAL);
+        let stands = over && self.late >= QUEUE;
+        let remains = dropping && self.late >= REST;
+        if stands || remains {
             self.dropping_until = Some(Mono(now.0 + INTERVAL));
         }
+        if over || remains {
+            self.count_from(Some(now));
+        }
         stands || dropping
+    }
+
+    const fn count_from(&mut self, since: Option<Mono>) {
+        self.since = since;
+        self.late = 0;
     }
 }
 
@@ -72,6 +99,20 @@ mod tests {
         assert_eq!(run(|_| 95, 10_000).0, 0);
         let burst = |now| if now % 500 == 0 { 4000 } else { 50 };
         assert_eq!(run(burst, 10_000).0, 0, "40 ms of work every half second");
+    }
+
+    #[test]
+    fn a_shard_that_waits_for_the_processor_loses_nothing() {
+        for (burst, every) in [(1, 1_000), (9, 23), (100, 33), (1, 1)] {
+            let mut standing = StandingQueue::default();
+            for now in (0..10_000).step_by(every) {
+                let late = |_| standing.is_late(Mono(now * 1000), 2 * TARGET);
+                assert!(
+                    !(0..burst).any(late),
+                    "{burst} every {every} ms, at {now} ms"
+                );
+            }
+        }
     }
 
     #[test]
