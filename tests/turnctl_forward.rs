@@ -238,6 +238,27 @@ fn a_host_says_that_it_cannot_reach_the_port_that_it_serves() {
         client.send(b"hello").expect("sent");
     }
     failed_service(&mut host, no_udp);
+    assert_eq!(forward.event("service_failed")["message"], unreached);
+    support::signal(forward.child.id(), "TERM");
+    assert_eq!(forward.exit_code(), 143);
+    left_in_order(&mut host);
+    // Standard input that is at its end, and that is not.
+    for more in [false, true] {
+        let mut guest = Turnctl::start(&["connect", &at, "udp"]);
+        guest.write(b"hello");
+        if !more {
+            guest.end_input();
+        }
+        let lost = guest.event("error");
+        assert_eq!(guest.exit_code(), 1);
+        assert_eq!(
+            lost["message"],
+            format!("the connection was lost: {unreached}")
+        );
+        let left = host.event("device_left");
+        let why = left["message"].as_str().expect("a text");
+        assert!(why.contains(&no_udp.to_string()), "{why}");
+    }
 }
 
 /// What it says of that.

@@ -13,6 +13,10 @@ const MOST_FLOWS: usize = 256;
 /// After so much silence a UDP client is forgotten.
 pub(super) const FLOW_IDLE: Duration = Duration::from_secs(120);
 
+/// A datagram of no flow, by which the side that serves a port says that it refuses. Too short for
+/// the number of one.
+const REFUSED: [u8; 1] = [0];
+
 /// Who sends to the local port, each by its number.
 #[derive(Default)]
 pub(super) struct Flows {
@@ -99,10 +103,25 @@ impl<T> ByFlow<T> {
     }
 }
 
-/// What a datagram between the two says: the flow, and the client's bytes.
-pub(super) fn split(datagram: &[u8]) -> Option<(u16, &[u8])> {
+/// What a datagram between the two says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said<'a> {
+    /// The flow, and the client's bytes.
+    Data(u16, &'a [u8]),
+    /// The served port refused what it was sent.
+    Refused,
+}
+
+pub(super) fn read(datagram: &[u8]) -> Option<Said<'_>> {
+    if datagram == REFUSED {
+        return Some(Said::Refused);
+    }
     let (number, bytes) = datagram.split_first_chunk()?;
-    Some((u16::from_be_bytes(*number), bytes))
+    Some(Said::Data(u16::from_be_bytes(*number), bytes))
+}
+
+pub(super) async fn refuse(streams: &Streams) -> io::Result<()> {
+    streams.send(&REFUSED).await
 }
 
 /// Datagrams may be lost; those that are too long for the session are.

@@ -1,8 +1,9 @@
 //! `turnctl forward`: a local port that is the other side's.
 //!
 //! A TCP connection is one byte stream of the session. A UDP client is a flow: its datagrams
-//! carry the flow's number in 2 bytes in front. Neither needs to know of the other clients. The
-//! local port outlives the connection to the other side, which is made again when it has ended.
+//! carry the flow's number in 2 bytes in front, and one of a single byte says that the served port
+//! refuses. Neither needs to know of the other clients. The local port outlives the connection to
+//! the other side, which is made again when it has ended.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,7 +22,7 @@ use turnserver::client::quic::Streams;
 use turnserver::pairing;
 
 use super::events::{Events, Seldom};
-use super::flows::{FLOW_IDLE, Flows, send, split};
+use super::flows::{FLOW_IDLE, Flows, Said, read, send};
 use super::serve::{BUFFER, carry};
 use super::stop::Stop;
 use super::{Failure, Manner, Meeting, Protocol, prepare};
@@ -74,9 +75,16 @@ async fn forward(options: &Options, mut stop: Stop) -> Result<(), Failure> {
     let local = port.local_addr().map_err(wrong)?;
     let words = format!("{local} is now the other side's port");
     events.tell(&json!({"event": "listening", "local": local}), &words);
+    let refusals = Seldom::default();
+    let refused = |why: &str| {
+        if refusals.may_come() {
+            let event = json!({"event": "service_failed", "message": why});
+            events.tell(&event, why);
+        }
+    };
     loop {
         let why = tokio::select! {
-            why = port.carry(&other.streams, &events) => why,
+            why = port.carry(&other.streams, &refused) => why,
             () = stop.asked() => {
                 port.hang_up().await;
                 other.leave().await;
@@ -185,6 +193,9 @@ async fn again(
     }
 }
 
+/// As it is said of a stream.
+const UNREACHED: &str = "the peer cannot reach the port that it serves";
+
 /// The local port.
 enum Port {
     Tcp {
@@ -192,7 +203,6 @@ enum Port {
         /// Clients that came while the other side was away, and until when they wait.
         waiting: VecDeque<(TcpStream, Instant)>,
         carried: JoinSet<io::Result<()>>,
-        refusals: Seldom,
     },
     Udp {
         socket: UdpSocket,
@@ -207,7 +217,6 @@ impl Port {
                 listener: TcpListener::bind(options.listen).await?,
                 waiting: VecDeque::new(),
                 carried: JoinSet::new(),
-                refusals: Seldom::default(),
             },
             Protocol::Udp => Self::Udp {
                 socket: UdpSocket::bind(options.listen).await?,
@@ -224,24 +233,15 @@ impl Port {
     }
 
     /// Connects the local clients to the other side until that has gone, and says why.
-    async fn carry(&mut self, other: &Streams, events: &Events) -> String {
+    /// `refused` hears when the served port does.
+    async fn carry(&mut self, other: &Streams, refused: &impl Fn(&str)) -> String {
         match self {
             Self::Tcp {
                 listener,
                 waiting,
                 carried,
-                refusals,
-            } => {
-                let refused = |error: &io::Error| {
-                    if refusals.may_come() {
-                        let text = error.to_string();
-                        let event = json!({"event": "service_failed", "message": text});
-                        events.tell(&event, &text);
-                    }
-                };
-                carry_tcp(listener, waiting, carried, other, refused).await
-            }
-            Self::Udp { socket, flows } => carry_udp(socket, flows, other).await,
+            } => carry_tcp(listener, waiting, carried, other, refused).await,
+            Self::Udp { socket, flows } => carry_udp(socket, flows, other, refused).await,
         }
     }
 
@@ -301,13 +301,13 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-/// Every local connection becomes a stream. `refused` hears of those that lead nowhere.
+/// Every local connection becomes a stream.
 async fn carry_tcp(
     listener: &TcpListener,
     waiting: &mut VecDeque<(TcpStream, Instant)>,
     carried: &mut JoinSet<io::Result<()>>,
     other: &Streams,
-    refused: impl Fn(&io::Error),
+    refused: &impl Fn(&str),
 ) -> String {
     loop {
         let client = match waiting.pop_front() {
@@ -318,7 +318,7 @@ async fn carry_tcp(
                     if let Ok(Err(error)) = over
                         && error.kind() == io::ErrorKind::ConnectionRefused
                     {
-                        refused(&error);
+                        refused(&error.to_string());
                     }
                     continue;
                 }
@@ -338,7 +338,13 @@ async fn carry_tcp(
     }
 }
 
-async fn carry_udp(socket: &UdpSocket, flows: &mut Flows, other: &Streams) -> String {
+/// Every local client becomes a flow.
+async fn carry_udp(
+    socket: &UdpSocket,
+    flows: &mut Flows,
+    other: &Streams,
+    refused: &impl Fn(&str),
+) -> String {
     let mut buffer = vec![0; BUFFER];
     let mut sweep = interval(FLOW_IDLE / 4);
     loop {
@@ -355,10 +361,14 @@ async fn carry_udp(socket: &UdpSocket, flows: &mut Flows, other: &Streams) -> St
                 let Some(datagram) = datagram else {
                     return other.why_ended().to_string();
                 };
-                if let Some((number, bytes)) = split(&datagram)
-                    && let Some(client) = flows.client(number, Instant::now())
-                {
-                    let _ = socket.send_to(bytes, client).await;
+                match read(&datagram) {
+                    Some(Said::Data(number, bytes)) => {
+                        if let Some(client) = flows.client(number, Instant::now()) {
+                            let _ = socket.send_to(bytes, client).await;
+                        }
+                    }
+                    Some(Said::Refused) => refused(UNREACHED),
+                    None => {}
                 }
             }
             _ = sweep.tick() => flows.forget_idle(Instant::now()),

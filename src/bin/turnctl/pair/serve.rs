@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, copy_bidirectional,
+};
 use tokio::net::TcpStream;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, interval, timeout};
 use turnserver::client::connect::PunchedConn;
 use turnserver::client::quic::{QuicStream, Streams};
 use turnserver::pairing;
 
 use super::Protocol;
-use super::flows::{ByFlow, FLOW_IDLE, send, split};
+use super::flows::{ByFlow, FLOW_IDLE, Said, read, refuse, send};
 use super::service::{Service, Socket};
 use super::stop::Stop;
 
@@ -77,27 +79,39 @@ pub(super) async fn carry(
     Ok(())
 }
 
+/// What ends the only stream of a device, as that of `turnctl connect`, ends the device.
+#[derive(Default)]
+struct Fate {
+    accepted: usize,
+    refused: Option<io::Error>,
+}
+
+impl Fate {
+    fn note(&mut self, over: Result<io::Result<()>, JoinError>) {
+        if let Ok(Err(error)) = over {
+            self.refused = Some(error);
+        }
+    }
+
+    fn ended(self, streams: &Streams) -> io::Result<()> {
+        let only = self.refused.filter(|_| self.accepted == 1);
+        streams.ended().map_err(|error| only.unwrap_or(error))
+    }
+}
+
 /// Every stream becomes a connection.
 async fn serve_tcp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) -> io::Result<()> {
-    let mut accepted: usize = 0;
-    let mut refused = None;
-    // What ends the only stream of a device, as that of `turnctl connect`, ends the device.
-    let ended = |accepted, refused: Option<io::Error>| {
-        let ended = streams.ended();
-        ended.map_err(|error| refused.filter(|_| accepted == 1).unwrap_or(error))
-    };
+    let mut fate = Fate::default();
     loop {
         tokio::select! {
             // What a device leaves for is known before it leaves.
             biased;
-            Some(over) = carried.join_next() => if let Ok(Err(error)) = over {
-                refused = Some(error);
-            },
+            Some(over) = carried.join_next() => fate.note(over),
             stream = streams.accept() => {
                 let Ok(remote) = stream else {
-                    return ended(accepted, refused);
+                    return fate.ended(streams);
                 };
-                accepted += 1;
+                fate.accepted += 1;
                 let to = Arc::clone(to);
                 carried.spawn(async move {
                     let local = match to.connect().await {
@@ -114,7 +128,7 @@ async fn serve_tcp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) 
                 });
             }
             datagram = streams.recv() => if datagram.is_none() {
-                return ended(accepted, refused);
+                return fate.ended(streams);
             }
         }
     }
@@ -135,14 +149,18 @@ impl Drop for Served {
 /// Every flow of datagrams, and every stream, has a socket of its own.
 async fn serve_udp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) -> io::Result<()> {
     let mut flows: ByFlow<Served> = ByFlow::default();
+    let mut fate = Fate::default();
     let mut sweep = interval(FLOW_IDLE / 4);
     loop {
         tokio::select! {
+            // What a device leaves for is known before it leaves.
+            biased;
+            Some(over) = carried.join_next() => fate.note(over),
             datagram = streams.recv() => {
                 let Some(datagram) = datagram else {
-                    return streams.ended();
+                    return fate.ended(streams);
                 };
-                let Some((number, bytes)) = split(&datagram) else {
+                let Some(Said::Data(number, bytes)) = read(&datagram) else {
                     continue;
                 };
                 let now = Instant::now();
@@ -165,8 +183,9 @@ async fn serve_udp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) 
             }
             accepted = streams.accept() => {
                 let Ok(stream) = accepted else {
-                    return streams.ended();
+                    return fate.ended(streams);
                 };
+                fate.accepted += 1;
                 let to = Arc::clone(to);
                 carried.spawn(async move {
                     let socket = match to.socket().await {
@@ -176,12 +195,9 @@ async fn serve_udp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) 
                             return Err(error);
                         }
                     };
-                    // Whoever broke it, both ends see it.
-                    let _ = talk(stream, &socket).await;
-                    Ok(())
+                    talk(stream, &socket).await
                 });
             }
-            Some(_) = carried.join_next() => {}
             _ = sweep.tick() => flows.forget_idle(Instant::now()),
         }
     }
@@ -191,8 +207,11 @@ async fn serve_udp(streams: &Streams, to: &Arc<Service>, carried: &mut Carried) 
 async fn answer(streams: Streams, socket: Arc<Socket>, number: u16) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let len = socket.recv(&mut buffer).await;
-        if send(&streams, number, &buffer[..len]).await.is_err() {
+        let sent = match socket.recv(&mut buffer).await {
+            Ok(len) => send(&streams, number, &buffer[..len]).await,
+            Err(_) => refuse(&streams).await,
+        };
+        if sent.is_err() {
             return Ok(());
         }
     }
@@ -200,28 +219,75 @@ async fn answer(streams: Streams, socket: Arc<Socket>, number: u16) -> io::Resul
 
 /// A stream that talks to a UDP port: each piece that arrives is a datagram, and each answer a
 /// piece, as `nc -u` has it.
+///
+/// # Errors
+/// That the port refused before it had answered anything, which the device is told as well.
 async fn talk(stream: QuicStream, socket: &Socket) -> io::Result<()> {
     let (mut from_device, mut to_device) = tokio::io::split(stream);
+    match exchange(&mut from_device, &mut to_device, socket).await {
+        Ok(()) => drop(to_device.shutdown().await),
+        Err(Over::Refused(error)) => {
+            from_device.unsplit(to_device).refuse();
+            return Err(error);
+        }
+        // Whoever broke it, both ends see it.
+        Err(Over::Broken) => {}
+    }
+    Ok(())
+}
+
+/// What ends a talk before its end.
+enum Over {
+    Refused(io::Error),
+    Broken,
+}
+
+/// Talks until the device has asked for everything and no answers come any more.
+async fn exchange(
+    from_device: &mut ReadHalf<QuicStream>,
+    to_device: &mut WriteHalf<QuicStream>,
+    socket: &Socket,
+) -> Result<(), Over> {
     let asking = async {
         let mut chunk = vec![0; STREAM_CHUNK];
         loop {
-            let len = from_device.read(&mut chunk).await?;
-            if len == 0 {
-                return Ok::<_, io::Error>(());
+            let len = from_device.read(&mut chunk).await;
+            match len.map_err(|_| Over::Broken)? {
+                0 => return Ok(()),
+                len => socket.send(&chunk[..len]).await,
             }
-            socket.send(&chunk[..len]).await;
         }
     };
-    let mut buffer = vec![0; BUFFER];
     tokio::pin!(asking);
+    let mut buffer = vec![0; BUFFER];
+    let (mut asked_all, mut answered) = (false, false);
     loop {
-        tokio::select! {
-            asked = &mut asking => break asked?,
-            len = socket.recv(&mut buffer) => to_device.write_all(&buffer[..len]).await?,
+        let answer = socket.recv(&mut buffer);
+        let received = if asked_all {
+            let last = timeout(LAST_ANSWERS, answer).await;
+            let Ok(received) = last else {
+                return Ok(());
+            };
+            received
+        } else {
+            tokio::select! {
+                ended = &mut asking => {
+                    ended?;
+                    asked_all = true;
+                    continue;
+                }
+                received = answer => received,
+            }
+        };
+        match received {
+            Ok(len) => {
+                answered = true;
+                let sent = to_device.write_all(&buffer[..len]).await;
+                sent.map_err(|_| Over::Broken)?;
+            }
+            Err(error) if !answered => return Err(Over::Refused(error)),
+            // It may be there again.
+            Err(_) => {}
         }
     }
-    while let Ok(len) = timeout(LAST_ANSWERS, socket.recv(&mut buffer)).await {
-        to_device.write_all(&buffer[..len]).await?;
-    }
-    to_device.shutdown().await
 }

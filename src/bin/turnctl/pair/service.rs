@@ -128,7 +128,10 @@ impl Socket {
     }
 
     /// The next answer. Nothing is lost when the waiting is broken off.
-    pub(super) async fn recv(&self, buffer: &mut [u8]) -> usize {
+    ///
+    /// # Errors
+    /// All addresses have refused, which was told; one may take what comes later.
+    pub(super) async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let socket = Arc::clone(&unpoisoned(&self.at).socket);
             match socket.recv(buffer).await {
@@ -136,21 +139,25 @@ impl Socket {
                     let mut at = unpoisoned(&self.at);
                     at.unanswered = None;
                     at.refusals = 0;
-                    return len;
+                    return Ok(len);
                 }
                 Err(error) => {
-                    if is_refusal(&error) {
-                        self.refused(&error).await;
-                    }
+                    let refused = match is_refusal(&error) {
+                        true => self.refused(&error).await,
+                        false => Ok(()),
+                    };
                     sleep(RECEIVE_AGAIN).await;
+                    refused?;
                 }
             }
         }
     }
 
-    /// Goes on to the next address. Once all have refused, that is told, and what was refused is
-    /// lost.
-    async fn refused(&self, error: &io::Error) {
+    /// Goes on to the next address.
+    ///
+    /// # Errors
+    /// Once all have refused, which was told; what was refused is lost.
+    async fn refused(&self, error: &io::Error) -> io::Result<()> {
         let service = &self.service;
         let count = service.addresses.len();
         let (here, all, again) = {
@@ -159,9 +166,10 @@ impl Socket {
             let all = at.refusals >= count;
             (at.address, all, at.unanswered.take().filter(|_| !all))
         };
-        if all {
-            service.failed(error);
-        }
+        let result = match all {
+            true => Err(service.failed(error)),
+            false => Ok(()),
+        };
         for next in (1..count).map(|more| service.after(here, more)) {
             // One without a route is as one that refuses.
             let Ok(socket) = connected(service.addresses[next]).await else {
@@ -179,8 +187,9 @@ impl Socket {
             if let Some(again) = again {
                 send(&socket, &again).await;
             }
-            return;
+            break;
         }
+        result
     }
 }
 
@@ -281,8 +290,8 @@ mod tests {
                 open.send_to(b"HELLO", from).await.expect("sent");
             };
             let both = async { tokio::join!(serving, socket.recv(&mut answer)) };
-            let ((), len) = timeout(PATIENCE, both).await.expect("answered");
-            assert_eq!(&answer[..len], b"HELLO");
+            let ((), len) = timeout(PATIENCE, both).await.expect("in time");
+            assert_eq!(&answer[..len.expect("answered")], b"HELLO");
         };
         exchange(&socket).await;
         exchange(&socket).await;
@@ -299,20 +308,22 @@ mod tests {
         let twice = service(vec![closed, closed]);
         let socket = twice.socket().await.expect("a socket");
         let told = async {
-            let mut buffer = [0; 10];
             // More come than are refused, since refusals are taken one by one.
-            let waiting = async {
-                while !was_told(&twice) {
+            let asking = async {
+                loop {
                     socket.send(b"hello").await;
                     sleep(RECEIVE_AGAIN / 5).await;
                 }
             };
+            let mut buffer = [0; 10];
             tokio::select! {
-                len = socket.recv(&mut buffer) => panic!("{len} bytes of nobody"),
-                () = waiting => {}
+                received = socket.recv(&mut buffer) => received,
+                () = asking => unreachable!("it has no end"),
             }
         };
-        timeout(PATIENCE, told).await.expect("it is told");
+        let told = timeout(PATIENCE, told).await.expect("in time");
+        assert!(told.is_err_and(|error| is_refusal(&error)));
+        assert!(was_told(&twice));
     }
 
     #[tokio::test(start_paused = true)]
