@@ -78,11 +78,13 @@ fn coturn_is_measured_too() {
         let (code, json) = measured(&arguments);
         assert_clean(code, &json);
     }
-    for (mode, bind) in [("binding", "127.0.1.5"), ("allocate", "127.0.1.6")] {
-        let mut arguments = vec![address.as_str(), "-m", mode, "--concurrency", "2"];
-        arguments.extend(["--bind", bind]);
+    for (mode, bind, seconds) in [
+        ("binding", "127.0.1.5", "0.5"),
         // coturn does not use a relay port again at once, and here it has 450 of them.
-        arguments.extend(["--warm-up", "0", "--duration", "0.05"]);
+        ("allocate", "127.0.1.6", "0.05"),
+    ] {
+        let mut arguments = vec![address.as_str(), "-m", mode, "--concurrency", "2"];
+        arguments.extend(["--bind", bind, "--warm-up", "0", "--duration", seconds]);
         arguments.extend(credentials());
         let (code, json) = measured(&arguments);
         assert_eq!(code, 0, "{json:#}");

@@ -128,6 +128,7 @@ fn a_search_finds_a_rate_and_is_bounded() {
     let mut arguments = vec![address.as_str(), "-n", "4", "--search"];
     arguments.extend(["--search-from", "200", "--search-to", "800"]);
     arguments.extend(["--duration", "0.3", "--warm-up", "0.1", "--max-loss", "1"]);
+    arguments.extend(["--max-delay", "20"]);
     arguments.extend(credentials());
     let (code, json) = measured(&arguments);
     assert_eq!(code, 0, "{json:#}");

@@ -118,7 +118,6 @@ fn load<'s>(shared: &'s Shared<'s>, threads: &'s Scope<'s, '_>) -> Done {
             rate: 0.0,
             warm_up: Duration::ZERO,
             duration: plan.duration,
-            quiet: Duration::ZERO,
         };
         make(&handles, &progress, step, "holding")?;
         Measured::Held
@@ -141,11 +140,6 @@ fn measure(plan: &Plan, handles: &[Handle], progress: &Progress<'_>) -> Result<M
             rate: rate / plan.threads as f64,
             warm_up: plan.options.warm_up,
             duration,
-            // A search fails many a step, and waits for each of them.
-            quiet: match plan.options.search {
-                true => Duration::from_millis(300),
-                false => Duration::from_secs(1),
-            },
         };
         let title = format!("{}/s", grouped(rate));
         let tally = make(handles, progress, step, &title)?;

@@ -72,8 +72,8 @@ pub(crate) struct Options {
     /// Loss that still counts as none, in percent; so many duplicates do, too
     #[arg(long, value_name = "PERCENT", default_value_t = 0.1, value_parser = percent)]
     pub(super) max_loss: f64,
-    /// Seconds after which a packet counts as lost though it comes: streams hold packets back for
-    /// long before they lose any
+    /// Seconds after which a packet counts as lost though it comes, and for which, or for 1, one is
+    /// waited for at the end: streams hold packets back for long before they lose any
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     pub(super) max_delay: Duration,
     /// Which way packets flow: up is from clients to peers

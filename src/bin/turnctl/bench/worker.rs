@@ -38,12 +38,15 @@ pub(super) struct Step {
     pub(super) rate: f64,
     pub(super) warm_up: Duration,
     pub(super) duration: Duration,
-    /// No packet that is missing is expected any more after this much silence.
-    pub(super) quiet: Duration,
 }
 
-/// How long a measurement waits at the most for packets that are still on their way.
+/// After so much silence no packet that is missing is expected any more, unless --max-delay is
+/// longer.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long a measurement waits at the most for packets that are still on their way, as above.
 const DRAIN: Duration = Duration::from_secs(5);
+/// After so much silence none is expected that was there before: nothing is missing.
+const TWICE: Duration = Duration::from_millis(10);
 /// The most packets sent before the sockets are looked at.
 pub(super) const BURST: u64 = 64;
 /// How often refreshes are looked for.
@@ -197,18 +200,24 @@ impl<'s, 'p> Worker<'s, 'p> {
         Ok(())
     }
 
+    /// Takes what is still on its way.
     fn drain(&mut self, step: Step) -> Result<(), String> {
+        let patience = self.shared.plan.options.max_delay;
         let start = now();
         let mut last = start;
         let mut seen = self.tally.missing();
-        while self.tally.missing() > 0 || self.clients.is_stuck() {
+        loop {
             self.flush(false);
-            self.receive(step.tag, Duration::from_millis(10))?;
+            self.receive(step.tag, TWICE)?;
+            let complete = self.tally.missing() == 0 && !self.clients.is_stuck();
+            if complete && self.ready.is_empty() {
+                break;
+            }
             let at = now();
             if seen != self.tally.missing() {
                 (seen, last) = (self.tally.missing(), at);
             }
-            if at - start > DRAIN || at - last > step.quiet {
+            if at - start > DRAIN.max(patience) || at - last > QUIET.max(patience) {
                 break;
             }
         }
