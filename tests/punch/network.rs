@@ -49,6 +49,17 @@ impl World {
 
     pub(super) fn deliver(&mut self, side: usize, to: SocketAddr, from: SocketAddr, bytes: &[u8]) {
         let now = self.now;
+        if let Some(awake) = self.sides[side].asleep_until.filter(|awake| *awake > now) {
+            // It lies in the socket. Timers come first when the process goes on.
+            let bytes = bytes.to_vec();
+            let item = Item::Near {
+                side,
+                from,
+                to,
+                bytes,
+            };
+            return self.push(awake + Duration::from_millis(1), item);
+        }
         let side = &mut self.sides[side];
         let socket = side.sockets.iter().find(|(_, own)| *own == to);
         let Some(&(number, _)) = socket else { return };

@@ -56,6 +56,27 @@ fn devices_in_one_network_use_it() {
     }
 }
 
+/// The answers lie in its sockets when it goes on.
+#[test]
+fn a_process_that_did_not_run_loses_no_path() {
+    for seed in 0..100 {
+        let mut world = connected([Kind::N3, Kind::N3], NET, seed);
+        talk(&mut world, Duration::from_secs(1), |_| false);
+        // From the moment at which it asks, and from others.
+        let until = world.now + ms(300 + seed * 10);
+        world.send_data(0);
+        world.sides[0].asleep_until = Some(until);
+        while world.now < until {
+            world.send_data(1);
+            world.run(ms(50), |_| false);
+        }
+        talk(&mut world, Duration::from_secs(3), |_| false);
+        assert!(world.both_selected(), "{seed}");
+        let lost = world.sides.each_ref().map(|side| side.lost_at);
+        assert_eq!(lost[0], None, "{seed}");
+    }
+}
+
 /// P08, with data in both directions.
 #[test]
 fn a_dead_path_is_lost_within_a_second_and_found_again() {

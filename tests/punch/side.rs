@@ -22,6 +22,8 @@ pub(crate) struct Side {
     pub(crate) asked_sockets: u16,
     /// Data that arrived: when, which way.
     pub(crate) received: Vec<(Instant, Via, Option<SocketAddr>)>,
+    /// Until then its process does not run.
+    pub(crate) asleep_until: Option<Instant>,
 }
 
 impl Side {
@@ -112,8 +114,15 @@ impl Side {
             moves: 0,
             asked_sockets: 0,
             received: Vec::new(),
+            asleep_until: None,
         }
         .with_mapping(kind, nats)
+    }
+
+    /// When its timers are looked at.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let due = self.agent.poll_timeout();
+        due.map(|at| self.asleep_until.map_or(at, |awake| at.max(awake)))
     }
 
     /// What a packet to or from this address passes, from inside to outside.

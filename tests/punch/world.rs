@@ -269,10 +269,7 @@ impl World {
                 return true;
             }
             let queued = self.queue.peek().map(|Reverse(queued)| queued.0);
-            let timers = self
-                .sides
-                .iter()
-                .filter_map(|side| side.agent.poll_timeout());
+            let timers = self.sides.iter().filter_map(Side::due);
             let next = timers.chain(queued).min();
             let Some(next) = next.filter(|next| *next <= end) else {
                 self.now = end;
@@ -293,7 +290,7 @@ impl World {
             } else {
                 let now = self.now;
                 for side in &mut self.sides {
-                    if side.agent.poll_timeout().is_some_and(|at| at <= now) {
+                    if side.due().is_some_and(|at| at <= now) {
                         side.agent.handle_timeout(now);
                     }
                 }

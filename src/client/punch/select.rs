@@ -34,6 +34,9 @@ const ASK: Duration = Duration::from_millis(200);
 /// So much silence while data is expected means that the path is dead; see [`dead_after`].
 const DEAD: Duration = Duration::from_millis(850);
 
+/// Who looks so much later than it meant to did not run: answers may lie in its sockets.
+const STALL: Duration = Duration::from_millis(50);
+
 /// An idle path is dead when it did not answer for so long.
 const IDLE_DEAD: Duration = Duration::from_secs(2);
 
@@ -56,6 +59,8 @@ pub(super) struct Selected {
     answered: Instant,
     /// The first question since then, and the latest one.
     asked: Option<(Instant, Instant)>,
+    /// Whether it was found dead after a stall of our own, and asked once more.
+    spared: bool,
     /// Since when data is expected without a break, and when there was some of late.
     active: Option<(Instant, Instant)>,
 }
@@ -100,7 +105,10 @@ impl Selected {
     /// When it is dead unless something comes before.
     fn dead_at(&self, rtt: Duration) -> Option<Instant> {
         let idle = self.asked.map(|(first, _)| first + IDLE_DEAD.max(rtt * 4));
-        let fast = self.silent_since() + dead_after(rtt);
+        let mut fast = self.silent_since() + dead_after(rtt);
+        if let Some((first, _)) = self.asked.filter(|_| self.spared) {
+            fast = fast.max(first + dead_after(rtt) - SILENCE);
+        }
         let fast = self
             .expected_until()
             .filter(|until| fast < *until)
@@ -212,6 +220,7 @@ impl Agent {
             heard: now,
             answered: now,
             asked: None,
+            spared: false,
             active,
         });
         self.settle(now, ends);
@@ -237,6 +246,7 @@ impl Agent {
             && selected.ends == ends
         {
             selected.heard = now;
+            selected.spared = false;
         }
     }
 
@@ -247,6 +257,7 @@ impl Agent {
         {
             selected.answered = now;
             selected.asked = None;
+            selected.spared = false;
         }
     }
 
@@ -300,20 +311,25 @@ impl Agent {
         if self.nomination.as_ref().is_some_and(|n| n.next <= now) {
             self.nominate(now);
         }
-        let Some(selected) = &self.selected else {
+        let Some(ends) = self.selected_ends() else {
             return;
         };
-        let ends = selected.ends;
-        if selected.dead_at(self.rtt(ends)).is_some_and(|at| at <= now) {
-            return self.lose(Reason::Silent, now);
-        }
-        if selected.ask_at(self.config.keepalive) > now {
+        let rtt = self.rtt(ends);
+        let Some(selected) = &mut self.selected else {
+            return;
+        };
+        let ask_at = selected.ask_at(self.config.keepalive);
+        if let Some(dead) = selected.dead_at(rtt).filter(|at| *at <= now) {
+            if selected.spared || now < dead.min(ask_at) + STALL {
+                return self.lose(Reason::Silent, now);
+            }
+            selected.spared = true;
+            selected.asked = None;
+        } else if ask_at > now {
             return;
         }
-        if let Some(selected) = &mut self.selected {
-            let first = selected.asked.map_or(now, |(first, _)| first);
-            selected.asked = Some((first, now));
-        }
+        let first = selected.asked.map_or(now, |(first, _)| first);
+        selected.asked = Some((first, now));
         // The initiator nominates each time, should the receiver have lost it.
         let nominates = self.config.role == Role::Initiator;
         self.check(now, ends, nominates);
