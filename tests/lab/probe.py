@@ -5,18 +5,26 @@ under test.
     probe.py probe ADDRESS ADDRESS       the host's end; one line of JSON
 
 A datagram says which of the four sockets shall answer. A TCP connection says from which address
-the observer shall dial back. Every answer names the address that the observer saw.
+the observer shall dial back. Every answer names the address that the observer saw, and one to a
+datagram the question, so that a late one is not taken for that to the next.
 """
 
 import json
+import secrets
 import select
 import socket
 import sys
 import time
 
 PORTS = (3000, 3001)
-WAIT = 0.3
-TRIES = 2
+# Seconds: for an answer that must come, also from one that stands still for a while; and until a
+# question is sent again.
+PATIENCE = 5
+AGAIN = 0.3
+# For a connection, which the kernel of the other end answers without any process.
+TO_DIAL = 1
+# What may be kept out is sent so often before it counts as kept out.
+ROUNDS = 3
 
 
 def family(address):
@@ -50,8 +58,8 @@ def observe(addresses):
         for one in ready:
             if one in datagrams:
                 question, source = one.recvfrom(200)
-                answer = json.dumps(source[:2]).encode()
-                datagrams[int(question)].sendto(answer, source)
+                name, answerer = json.loads(question)
+                datagrams[answerer].sendto(message(name, source[:2]), source)
             elif one in listeners:
                 connection, source = one.accept()
                 connection.sendall(json.dumps(source[:2]).encode() + b"\n")
@@ -74,7 +82,7 @@ def observe(addresses):
 def dial(address, to):
     """How an attempt to connect from an address ends."""
     dialer = socket.socket(family(address), socket.SOCK_STREAM)
-    dialer.settimeout(WAIT)
+    dialer.settimeout(TO_DIAL)
     dialer.bind((address, 0))
     try:
         dialer.connect(to)
@@ -87,53 +95,88 @@ def dial(address, to):
         dialer.close()
 
 
-def ask(sock, server, port, answerer):
-    """The address that was seen, or `None`."""
-    for _ in range(TRIES):
-        sock.sendto(str(answerer).encode(), (server, port))
-        if select.select([sock], [], [], WAIT)[0]:
-            return tuple(json.loads(sock.recv(200)))
-    return None
+def message(name, content):
+    return json.dumps([name, content]).encode()
+
+
+class Asker:
+    """A UDP socket, and what it has heard."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        # By the names of the questions.
+        self.heard = {}
+
+    def send(self, name, server, port, answerer):
+        self.sock.sendto(message(name, answerer), (server, port))
+
+    def ask(self, server, port, answerer):
+        """The address that was seen, or `None` when there is no answer."""
+        question = secrets.token_hex(8)
+        ends = time.monotonic() + PATIENCE
+        while question not in self.heard and (now := time.monotonic()) < ends:
+            self.send(question, server, port, answerer)
+            while question not in self.heard and (left := now + AGAIN - time.monotonic()) > 0:
+                if select.select([self.sock], [], [], left)[0]:
+                    name, seen = json.loads(self.sock.recv(200))
+                    self.heard[name] = seen and tuple(seen)
+        return self.heard.get(question)
+
+    def hears(self, server, send):
+        """Whether it gets what `send` sends under a name, or has sent. That is no matter of time:
+        the answer that must come is asked for afterwards, and comes afterwards."""
+        name = secrets.token_hex(8)
+        for _ in range(ROUNDS):
+            send(name)
+            if self.ask(server, PORTS[0], 0) is None:
+                raise RuntimeError("the observer answers no more")
+            if name in self.heard:
+                return True
+        return False
+
+    def hears_from(self, server, answerer):
+        """Whether it gets what another endpoint sends than the one that it has sent to."""
+        return self.hears(server, lambda name: self.send(name, server, PORTS[0], answerer))
 
 
 def probe_udp(servers):
     def fresh():
-        return reusable(any_address(servers[0]), 0, socket.SOCK_DGRAM)
+        return Asker(reusable(any_address(servers[0]), 0, socket.SOCK_DGRAM))
 
     first, second = servers
-    sock = fresh()
-    if ask(sock, first, PORTS[0], 0) is None:
+    asker = fresh()
+    if asker.ask(first, PORTS[0], 0) is None:
         return {"mapping": "blocked", "filtering": "blocked"}
     seen = [
-        ask(sock, first, PORTS[0], 0),
-        ask(sock, first, PORTS[1], 1),
-        ask(sock, second, PORTS[0], 2),
-        ask(sock, second, PORTS[1], 3),
+        asker.ask(first, PORTS[0], 0),
+        asker.ask(first, PORTS[1], 1),
+        asker.ask(second, PORTS[0], 2),
+        asker.ask(second, PORTS[1], 3),
     ]
     deltas = {b[1] - a[1] for a, b in zip(seen, seen[1:])}
     result = {
         "mapping": mapping(seen),
         "delta": deltas.pop() if len(deltas) == 1 else None,
-        "preserved": seen[0][1] == sock.getsockname()[1],
+        "preserved": seen[0][1] == asker.sock.getsockname()[1],
         "translated": seen[0][0] != own_address(first),
     }
     if result["translated"]:
-        fresh().sendto(b"hairpin", seen[0])
-        back = select.select([sock], [], [], WAIT)[0]
-        result["hairpin"] = bool(back) and sock.recv(100) == b"hairpin"
-    sock = fresh()
-    ask(sock, first, PORTS[0], 0)
-    if ask(sock, first, PORTS[0], 3):
+        result["hairpin"] = asker.hears(
+            first, lambda name: fresh().sock.sendto(message(name, None), seen[0])
+        )
+    asker = fresh()
+    asker.ask(first, PORTS[0], 0)
+    if asker.hears_from(first, 3):
         result["filtering"] = "independent"
-    elif ask(sock, first, PORTS[0], 1):
+    elif asker.hears_from(first, 1):
         result["filtering"] = "address"
     else:
         result["filtering"] = "address and port"
     # After a stray from an endpoint, is a packet to that endpoint still sent from the same port?
-    sock = fresh()
-    before = ask(sock, first, PORTS[0], 0)
-    ask(sock, first, PORTS[0], 3)
-    after = ask(sock, second, PORTS[1], 3)
+    asker = fresh()
+    before = asker.ask(first, PORTS[0], 0)
+    asker.hears_from(first, 3)
+    after = asker.ask(second, PORTS[1], 3)
     result["stray moves port"] = result["mapping"] == "independent" and before != after
     return result
 
@@ -158,7 +201,8 @@ def probe_tcp(servers):
 
     def connect(server, to):
         connection = reusable(any_address(first), port, socket.SOCK_STREAM)
-        connection.settimeout(2)
+        # The observer may be dialling for somebody else, twice.
+        connection.settimeout(2 * TO_DIAL + PATIENCE)
         connection.connect((server, to))
         answers = connection.makefile()
         return connection, answers, tuple(json.loads(answers.readline()))

@@ -17,7 +17,7 @@ import struct
 import sys
 import time
 
-from probe import PORTS, any_address, ask, reusable
+from probe import PATIENCE, PORTS, Asker, any_address, reusable
 
 LASTS = 2
 LOW_TTL_LASTS = 0.5
@@ -29,7 +29,7 @@ def udp(options):
         reusable(any_address(options.observer), 0, socket.SOCK_DGRAM)
         for _ in range(options.sockets)
     ]
-    seen = ask(sockets[0], options.observer, PORTS[0], 0)
+    seen = Asker(sockets[0]).ask(options.observer, PORTS[0], 0)
     if options.gateway:
         seen = (seen[0], map_port(options.gateway, sockets[0].getsockname()[1]))
     peer = exchange(seen)
@@ -93,7 +93,7 @@ def tcp(options):
     port = listener.getsockname()[1]
     # It stays open: the mapping belongs to it.
     first = reusable(any_address(options.observer), port, socket.SOCK_STREAM)
-    first.settimeout(2)
+    first.settimeout(PATIENCE)
     first.connect((options.observer, PORTS[0]))
     peer = exchange(tuple(json.loads(first.makefile().readline())))
     if peer is None:
