@@ -4,7 +4,8 @@
     delay.py MILLISECONDS     in the router's namespace; says `ready` and goes on until it is killed
 
 There is no netem in many kernels, so packets leave the kernel by a TUN device, wait here, and come
-back. They keep their order. Of each way it is the only delay there is.
+back. They keep their order. Of each way it is the only delay there is, as long as this program runs;
+each time when it has stood still it says `late`.
 """
 
 import fcntl
@@ -25,18 +26,25 @@ TUNSETIFF, TUN = 0x400454CA, 0x1001
 TABLE = 7
 # Packets under way; more are lost, as on any link.
 MOST = 20000
+# Seconds: it goes round so often also when there is nothing to do, and has stood still when that took
+# so much longer.
+ROUND, LATE = 0.02, 0.1
 
 
-def insert(lab, milliseconds):
-    """Puts the distance into a lab that is built."""
-    process = lab.start(
-        "middle",
-        [sys.executable, os.path.abspath(__file__), str(milliseconds)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if process.stdout.readline() != "ready\n":
-        raise RuntimeError("there is no distance between the two")
+class Distance:
+    """Put into a lab that is built."""
+
+    def __init__(self, lab, milliseconds):
+        command = [sys.executable, os.path.abspath(__file__), str(milliseconds)]
+        process = lab.start("middle", command, stdout=subprocess.PIPE)
+        self.said = process.stdout
+        if self.said.readline() != b"ready\n":
+            raise RuntimeError("there is no distance between the two")
+        os.set_blocking(self.said.fileno(), False)
+
+    def was_longer(self):
+        """Whether packets may have taken longer than they should, since this was last asked."""
+        return bool(self.said.read())
 
 
 def divert(families):
@@ -54,10 +62,14 @@ def main(seconds):
     divert(("-4", "-6"))
     print("ready", flush=True)
     held = deque()
+    began = time.monotonic()
     while True:
-        wait = max(0, held[0][0] - time.monotonic()) if held else None
+        before, began = began, time.monotonic()
+        if began - before > ROUND + LATE:
+            print("late", flush=True)
+        wait = min(ROUND, held[0][0] - began) if held else ROUND
         # `select` wakes some 0.1 ms late; so much is waited for here.
-        for _ in select.select([tun], [], [], wait and max(0, wait - 0.0002))[0]:
+        for _ in select.select([tun], [], [], max(0, wait - 0.0002))[0]:
             try:
                 while True:
                     packet = os.read(tun, 65536)
