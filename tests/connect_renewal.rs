@@ -20,15 +20,18 @@ use turnserver::signal;
 
 /// How long credentials are good, in whole seconds: up to one less. A third of it is for what may
 /// go wrong, which is to be well above that.
-const TTL: u64 = 6;
+const TTL: u64 = 12;
 /// Several renewals.
 const LONG: Duration = Duration::from_secs(2 * TTL + 2);
 
-/// A relay whose allocations have to be refreshed every second.
+/// Allocations have to be refreshed every two seconds, and there are two more for those that stand
+/// still meanwhile.
+const LIFETIME: &str = "default_lifetime = 4\nmax_lifetime = 4\n";
+
 fn relay() -> Server {
     let config = Config::default();
     Server::with(Config {
-        limits: format!("{}default_lifetime = 2\nmax_lifetime = 2\n", config.limits),
+        limits: config.limits.clone() + LIFETIME,
         // Without it pairs are strangers.
         signaling: Some(String::new()),
         ..config
@@ -109,7 +112,7 @@ async fn a_relayed_connection_outlives_its_credentials_and_its_pairing_endpoint(
 async fn the_server_alone_renews() {
     let config = Config::default();
     let server = Server::with(Config {
-        limits: format!("{}default_lifetime = 2\nmax_lifetime = 2\n", config.limits),
+        limits: config.limits.clone() + LIFETIME,
         signaling: Some(format!(
             "credential_ttl = {TTL}\npair_lifetime = {}\n",
             2 * TTL

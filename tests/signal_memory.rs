@@ -145,27 +145,56 @@ fn a_hundred_thousand_that_wait_and_a_connection_take_little_heap() {
     drop(waiting);
 }
 
+/// Reads what there is, as one does who waits: without an answer to pings it would be over.
+fn answer_pings(socket: &mut Socket) {
+    socket.0.get_ref().set_nonblocking(true).expect("set");
+    let end = loop {
+        match socket.0.read() {
+            Ok(tungstenite::Message::Ping(_)) => {}
+            other => break other,
+        }
+    };
+    let nothing_more = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+    assert!(
+        matches!(&end, Err(tungstenite::Error::Io(error)) if nothing_more(error)),
+        "{end:?}"
+    );
+    socket.0.get_ref().set_nonblocking(false).expect("set");
+}
+
 #[test]
 fn ten_thousand_that_wait_take_little_memory() {
     const SOCKETS: usize = 10_000;
+    /// So many are opened well within the time that a ping has.
+    const PORTION: usize = 2000;
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let server = Server::with(Config {
         ops: true,
-        signaling: Some("joins_per_minute = 0\nconnections_per_source = 1000".to_owned()),
+        signaling: Some(
+            "joins_per_minute = 0\nconnections_per_source = 1000\nmax_wait = 600".to_owned(),
+        ),
         ..Config::default()
     });
     let before = server.settled_kib();
-    let mut waiting = Vec::new();
+    let mut waiting: Vec<Socket> = Vec::new();
     for n in 0..SOCKETS {
+        if n % PORTION == 0 {
+            waiting.iter_mut().for_each(answer_pings);
+        }
         let source = [127, 0, 1 + (n / 1000) as u8, 1];
         let stream = connect_from(source.into(), server.signaling());
         let mut socket = Socket::over(stream, server.signaling());
-        socket.join(initiator(&format!("key {n}")));
+        // The first one still waits when the last one has come, however slow the machine is.
+        let join = with(initiator(&format!("key {n}")), json!({"wait_s": 600}));
+        socket.join(join);
         waiting.push(socket);
+        if (n + 1) % PORTION == 0 {
+            for socket in &mut waiting[n + 1 - PORTION..] {
+                socket.expect("waiting");
+            }
+        }
     }
-    for socket in &mut waiting {
-        socket.expect("waiting");
-    }
+    waiting.iter_mut().for_each(answer_pings);
     let grown = server.resident_kib() - before;
     println!("{SOCKETS} waiting WebSockets take {grown} KiB");
     // A tenth of 200 MiB, which 100,000 of them may take.
