@@ -22,7 +22,9 @@ struct Driver {
     server: SocketAddr,
     received: Vec<(SocketAddr, Vec<u8>)>,
     events: Vec<TurnEvent>,
-    /// Messages that the client would not take.
+    /// Transactions of which the client has taken an answer.
+    answered: Vec<Vec<u8>>,
+    /// Messages that the client would not take, but for second answers to what it has sent again.
     ignored: Vec<Vec<u8>>,
 }
 
@@ -64,6 +66,7 @@ impl Driver {
             server,
             received: Vec::new(),
             events: Vec::new(),
+            answered: Vec::new(),
             ignored: Vec::new(),
         }
     }
@@ -85,13 +88,9 @@ impl Driver {
         }
     }
 
-    /// One turn of the loop: timers, what is to be sent, what came in, events.
+    /// One turn of the loop: what came in, timers, what is to be sent, events. In this order: an
+    /// answer that is there already when this program stood still is not asked for again.
     fn turn(&mut self) {
-        self.client.poll(now());
-        while let Some(transmit) = self.client.poll_transmit(now()) {
-            let bytes = transmit.data.to_vec();
-            self.write(&bytes);
-        }
         let mut buffer = vec![0; 65_536];
         let read = match &mut self.socket {
             Socket::Udp(socket) => socket.recv(&mut buffer),
@@ -100,21 +99,35 @@ impl Driver {
         if let Ok(len) = read {
             assert!(len > 0, "the server closed the connection");
             buffer.truncate(len);
-            let transmit = Transmit::new(buffer, self.transport(), self.server, self.local);
-            match self.client.recv(transmit, now()) {
-                TurnRecvRet::PeerData(data) => {
-                    self.received.push((data.peer, data.data().to_vec()));
-                }
-                TurnRecvRet::Handled => {}
-                TurnRecvRet::Ignored(transmit) => self.ignored.push(transmit.data),
-                other => panic!("unexpected: {other:?}"),
-            }
+            self.take(buffer);
+        }
+        self.client.poll(now());
+        while let Some(transmit) = self.client.poll_transmit(now()) {
+            let bytes = transmit.data.to_vec();
+            self.write(&bytes);
         }
         while let Some(data) = self.client.poll_recv(now()) {
             self.received.push((data.peer, data.data().to_vec()));
         }
         while let Some(event) = self.client.poll_event() {
             self.events.push(event);
+        }
+    }
+
+    fn take(&mut self, bytes: Vec<u8>) {
+        let transaction = Message::parse(&bytes).map(|message| message.id().to_vec());
+        let transmit = Transmit::new(bytes, self.transport(), self.server, self.local);
+        match self.client.recv(transmit, now()) {
+            TurnRecvRet::PeerData(data) => {
+                self.received.push((data.peer, data.data().to_vec()));
+            }
+            TurnRecvRet::Handled => self.answered.extend(transaction),
+            TurnRecvRet::Ignored(transmit) => {
+                if !transaction.is_some_and(|id| self.answered.contains(&id)) {
+                    self.ignored.push(transmit.data);
+                }
+            }
+            other => panic!("unexpected: {other:?}"),
         }
     }
 
