@@ -5,6 +5,8 @@ mod credentials;
 mod first_run;
 mod ping;
 mod start;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};

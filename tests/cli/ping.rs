@@ -9,28 +9,23 @@ use std::time::Duration;
 use turnserver::client::probe::{self, ProbeError, Transport};
 use turnserver::wire::{Builder, Class, Message, Method, TransactionId, attr};
 
+use super::support::Ports;
 use super::{Server, certificate, comes_up, err, file, out, run, turnserver};
 
-/// A port that was free for both transports a moment ago.
-fn free_port() -> u16 {
-    for _ in 0..100 {
-        let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let address = udp.local_addr().expect("bound");
-        if TcpListener::bind(address).is_ok() {
-            return address.port();
-        }
-    }
-    panic!("no port is free for UDP and TCP");
+/// The section that keeps a server to the relay ports that nobody else has.
+fn relay_ports(ports: &Ports) -> String {
+    let (first, last) = ports.relay();
+    format!("[relay]\nports = \"{first}-{last}\"")
 }
 
 #[test]
 fn a_server_answers_ping_over_both_transports_and_stops_on_sigterm() {
-    let port = free_port();
-    let address = format!("127.0.0.1:{port}");
+    let ports = Ports::claim();
+    let address = format!("127.0.0.1:{}", ports.plain());
     let listeners = ["udp", "tcp"]
         .map(|p| format!("[[listener]]\nprotocol = \"{p}\"\naddress = \"{address}\"\n"))
         .concat();
-    let file = file(&format!("{listeners}[relay]\nports = \"20000-29999\""));
+    let file = file(&format!("{listeners}{}", relay_ports(&ports)));
     let mut server = Server::start(file.path());
     let up = comes_up(&["ping", &address]).is_some();
     assert!(up, "the server did not come up");
@@ -50,7 +45,8 @@ fn a_server_answers_ping_over_both_transports_and_stops_on_sigterm() {
         let second = Duration::from_secs(2);
         let done = probe::allocate(server_address, transport, "alice", "her-password", second)
             .expect("alice may allocate");
-        assert!((20_000..30_000).contains(&done.relayed.port()));
+        let (first, last) = ports.relay();
+        assert!((first..=last).contains(&done.relayed.port()));
         let refused = probe::allocate(server_address, transport, "alice", "wrong", second);
         assert!(matches!(refused, Err(ProbeError::Refused { code, .. }) if code.value() == 401));
     }
@@ -73,12 +69,14 @@ fn hears_nothing(ping: &[&str]) {
 /// A health check reaches the server by an address that its certificate does not name.
 #[test]
 fn ping_over_tls_takes_any_certificate() {
-    let (tls, both) = (free_port(), free_port());
+    let ports = Ports::claim();
+    let (tls, both) = (ports.tls(), ports.plain());
+    let relay = relay_ports(&ports);
     let certificate_lines = "certificate = \"cert.pem\"\nkey = \"key.pem\"";
     let listeners = {
         format!(
             "[[listener]]\nprotocol = \"tls\"\naddress = \"127.0.0.1:{tls}\"\n\
-             {certificate_lines}\n[relay]\nports = \"20000-29999\""
+             {certificate_lines}\n{relay}"
         )
     };
     let only = file(&listeners);
@@ -104,7 +102,7 @@ fn ping_over_tls_takes_any_certificate() {
     let lines = format!(
         "[[listener]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:{both}\"\n\
          {certificate_lines}\n[[listener]]\nprotocol = \"udp\"\naddress = \"127.0.0.1:{both}\"\n\
-         [relay]\nports = \"20000-29999\""
+         {relay}"
     );
     let mixed = file(&lines);
     certificate(mixed.directory.path(), "turn.example.org", 2199);
@@ -127,7 +125,8 @@ fn ping_over_tls_takes_any_certificate() {
 
 #[test]
 fn ping_fails_with_one_where_nothing_answers() {
-    let port = free_port();
+    let ports = Ports::claim();
+    let port = ports.plain();
     for transport in ["udp", "tcp"] {
         let output = run(&[
             "ping",

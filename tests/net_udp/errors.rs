@@ -1,6 +1,6 @@
 //! What a socket refuses harms no other datagram.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
 use turnserver::proto::DropReason;
 use turnserver::wire::{Class, Method};
@@ -15,16 +15,20 @@ fn allocated(server: &Server) -> (Client, SocketAddr) {
     (client, relayed)
 }
 
-/// A port of 127.0.0.1 that nothing listens on.
-fn closed_port() -> SocketAddr {
-    peer("127.0.0.1").local_addr().expect("bound")
+/// A port of 127.0.0.1 that is closed to all others, as its socket is connected to itself. Nobody
+/// gets its number.
+fn closed_port() -> (UdpSocket, SocketAddr) {
+    let socket = peer("127.0.0.1");
+    let address = socket.local_addr().expect("bound");
+    socket.connect(address).expect("connected");
+    (socket, address)
 }
 
 #[test]
 fn an_unreachable_peer_is_reported_and_harms_nobody() {
     let server = server(1, &["127.0.0.1:0"]);
     let (mut client, relayed) = allocated(&server);
-    let gone = closed_port();
+    let (_closed, gone) = closed_port();
     let good = peer("127.0.0.1");
     client.bind_channel(0x4000, gone);
     client.bind_channel(0x4001, good.local_addr().expect("bound"));
@@ -55,7 +59,7 @@ fn an_unreachable_peer_is_reported_and_harms_nobody() {
 fn a_storm_of_errors_loses_nothing_that_goes_elsewhere() {
     let server = server(1, &["127.0.0.1:0"]);
     let (mut client, relayed) = allocated(&server);
-    let gone = closed_port();
+    let (_closed, gone) = closed_port();
     let good = peer("127.0.0.1");
     client.bind_channel(0x4000, gone);
     client.permit(good.local_addr().expect("bound"));
