@@ -90,8 +90,8 @@ fn the_port_stays_as_long_as_who_took_the_socket_wants() {
         let (one, two) = tokio::join!(connecting, meet(device()));
         let (one, two) = (one.expect("connected"), two.expect("connected"));
         until(&leases, "a port for each", |leases| leases.len() == 2).await;
-        // Who asked has heard it, too.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Who asked has heard it, too, also one that stood still for a while.
+        tokio::time::sleep(Duration::from_secs(3)).await;
         let (one, two) = tokio::join!(one.into_udp_socket(), two.into_udp_socket());
         let ((one, first), (two, second)) = (one.expect("a socket"), two.expect("a socket"));
         let (first, second) = (first.expect("a port"), second.expect("a port"));

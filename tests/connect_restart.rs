@@ -199,7 +199,8 @@ async fn a_relayed_stream_outlives_the_mappings_of_its_nat() {
     for number in nat.live() {
         nat.forget(number);
     }
-    tokio::join!(allocates(&mut told), allocates(&mut told_by_other));
+    let both = async { tokio::join!(allocates(&mut told), allocates(&mut told_by_other)) };
+    in_time("both sides", both).await;
     stream.await.expect("all bytes, in order");
 }
 

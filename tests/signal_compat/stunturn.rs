@@ -235,7 +235,8 @@ fn refusals_have_their_texts_and_what_is_no_hello_is_closed_without() {
 fn a_wait_ends_in_time_and_leaves_its_key_free() {
     let mut config = Config::new([SocketAddr::V4(LOCALHOST)]);
     config.compat.stunturn = true;
-    config.limits.room.max_wait_s = 1;
+    // Long enough for a second one to come.
+    config.limits.room.max_wait_s = 3;
     config.limits.room.waiting_per_id = 1;
     let server = serve(config).expect("started");
     let text = hello("k", "127.0.0.1", "tcp", "");

@@ -112,6 +112,22 @@ impl Turnctl {
         self.input = None;
     }
 
+    /// So much of standard output.
+    pub fn read(&mut self, len: usize) -> Vec<u8> {
+        let mut output = self.output.take().expect("open");
+        let (sender, read) = channel();
+        // A pipe has no limit of its own.
+        thread::spawn(move || {
+            let mut bytes = vec![0; len];
+            let done = output.read_exact(&mut bytes).map(|()| (bytes, output));
+            let _ = sender.send(done);
+        });
+        let done = read.recv_timeout(PATIENCE).expect("output in time");
+        let (bytes, output) = done.expect("more output");
+        self.output = Some(output);
+        bytes
+    }
+
     /// All of standard output, to its end.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut all = Vec::new();

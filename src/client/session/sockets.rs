@@ -262,8 +262,12 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 mod tests {
     use super::*;
 
+    /// Held by who takes places for further sockets: all of the process have the same ones.
+    static PLACES: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     #[tokio::test]
     async fn sends_with_a_short_life_once() {
+        let _places = PLACES.lock().await;
         let (packets, mut arrived) = mpsc::channel(16);
         let ip = Ipv4Addr::LOCALHOST.into();
         let mut sockets = Sockets::open(Some(ip), packets).expect("sockets");
@@ -307,6 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn sessions_leave_descriptors_for_others() {
+        let _places = PLACES.lock().await;
         let (packets, _arrived) = mpsc::channel(16);
         let ip = Ipv4Addr::LOCALHOST.into();
         let open = || Sockets::open(Some(ip), packets.clone()).expect("sockets");
