@@ -16,7 +16,7 @@ const INTERVAL: u64 = 100_000;
 /// machine that has other things to do.
 const QUEUE: u32 = 1000;
 
-/// With so many in an interval, a queue that stood has not gone.
+/// With so many late ones in an interval, and [`QUEUE`] of all, a queue that stood has not gone.
 const REST: u32 = 100;
 
 /// See the module.
@@ -24,8 +24,11 @@ const REST: u32 = 100;
 pub(super) struct StandingQueue {
     /// Where counting began; unless datagrams are being dropped, none was on time since.
     since: Option<Mono>,
-    /// How many were late since then.
+    /// How many came since then, and how many of them were late.
+    all: u32,
     late: u32,
+    /// When the last one was late.
+    last: Mono,
     /// Until when what is late is dropped.
     dropping_until: Option<Mono>,
 }
@@ -35,31 +38,36 @@ impl StandingQueue {
     pub(super) fn is_late(&mut self, now: Mono, waited: u64) -> bool {
         let dropping = self.dropping_until.is_some_and(|until| now < until);
         if waited < TARGET {
-            if !dropping {
-                self.count_from(None);
+            match dropping {
+                true => self.all += 1,
+                false => self.since = None,
             }
             return false;
         }
-        if self.since.is_none() {
-            self.count_from(Some(now));
+        // With nothing for so long, there was no queue.
+        if self.since.is_none() || now.micros_since(self.last) >= INTERVAL {
+            self.count_from(now);
         }
+        self.last = now;
+        self.all += 1;
         self.late += 1;
         let over = self
             .since
             .is_some_and(|at| now.micros_since(at) >= INTERVAL);
         let stands = over && self.late >= QUEUE;
-        let remains = dropping && self.late >= REST;
+        let remains = dropping && self.late >= REST && self.all >= QUEUE;
         if stands || remains {
             self.dropping_until = Some(Mono(now.0 + INTERVAL));
         }
         if over || remains {
-            self.count_from(Some(now));
+            self.count_from(now);
         }
         stands || dropping
     }
 
-    const fn count_from(&mut self, since: Option<Mono>) {
-        self.since = since;
+    const fn count_from(&mut self, now: Mono) {
+        self.since = Some(now);
+        self.all = 0;
         self.late = 0;
     }
 }
@@ -103,7 +111,9 @@ mod tests {
 
     #[test]
     fn a_shard_that_waits_for_the_processor_loses_nothing() {
-        for (burst, every) in [(1, 1_000), (9, 23), (100, 33), (1, 1)] {
+        let often = [(1, 1), (9, 23), (100, 33)];
+        let seldom = [(1, 1_000), (1_100, 1_000), (1_100, 150)];
+        for (burst, every) in often.into_iter().chain(seldom) {
             let mut standing = StandingQueue::default();
             for now in (0..10_000).step_by(every) {
                 let late = |_| standing.is_late(Mono(now * 1000), 2 * TARGET);
@@ -112,6 +122,19 @@ mod tests {
                     "{burst} every {every} ms, at {now} ms"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn one_that_was_overloaded_before_loses_no_more() {
+        let mut standing = StandingQueue::default();
+        let overload = (0..200_000).filter(|now| standing.is_late(Mono(*now), 2 * TARGET));
+        assert!(overload.count() > 0);
+        // It runs every 33 ms, and finds what came meanwhile.
+        for now in (200..20_000).step_by(33) {
+            let late = |age: &u64| standing.is_late(Mono(now * 1000), age * 330);
+            let dropped = (0..100).filter(late).count();
+            assert!(dropped == 0 || now < 1000, "{dropped} at {now} ms");
         }
     }
 

@@ -114,8 +114,11 @@ impl Allocations {
     /// Releases all allocations, as far as the server answers in time.
     pub(super) fn release(&mut self, clients: &mut Clients, poll: &mut Poll) {
         let at = now();
+        // Somebody may be about to get one, where there is a server.
+        let answers = self.turn.iter().any(|turn| turn.allocation().is_some());
         for index in 0..self.turn.len() {
-            if self.turn[index].allocation().is_some() {
+            let turn = &self.turn[index];
+            if turn.allocation().is_some() || turn.is_busy() && answers {
                 self.turn[index].release(at, &mut self.ids);
                 self.transmit(index, clients);
             }

@@ -204,7 +204,7 @@ impl<'s, 'p> Worker<'s, 'p> {
     fn drain(&mut self, step: Step) -> Result<(), String> {
         let patience = self.shared.plan.options.max_delay;
         let start = now();
-        let mut last = start;
+        let (mut last, mut keep) = (start, start + KEEP);
         let mut seen = self.tally.missing();
         loop {
             self.flush(false);
@@ -217,8 +217,13 @@ impl<'s, 'p> Worker<'s, 'p> {
             if seen != self.tally.missing() {
                 (seen, last) = (self.tally.missing(), at);
             }
-            if at - start > DRAIN.max(patience) || at - last > QUIET.max(patience) {
+            let over = at - start > DRAIN.max(patience) || at - last > QUIET.max(patience);
+            if over || self.shared.stop.load(Relaxed) {
                 break;
+            }
+            if at >= keep {
+                self.keep()?;
+                keep = at + KEEP;
             }
         }
         Ok(())

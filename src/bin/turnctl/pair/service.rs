@@ -141,14 +141,8 @@ impl Socket {
                     at.refusals = 0;
                     return Ok(len);
                 }
-                Err(error) => {
-                    let refused = match is_refusal(&error) {
-                        true => self.refused(&error).await,
-                        false => Ok(()),
-                    };
-                    sleep(RECEIVE_AGAIN).await;
-                    refused?;
-                }
+                Err(error) if is_refusal(&error) => self.refused(&error).await?,
+                Err(_) => sleep(RECEIVE_AGAIN).await,
             }
         }
     }
